@@ -1,0 +1,1 @@
+"""hicache_ext: the memory hierarchy of an LLM server as a library."""

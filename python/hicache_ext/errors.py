@@ -1,0 +1,33 @@
+"""What can go wrong. Messages carry the values; allocators return None when full instead of raising."""
+
+
+class HiCacheError(Exception):
+    """Base of every error of this package."""
+
+
+class LayoutError(HiCacheError, ValueError):
+    """A page size, shape, dtype or stride that does not fit."""
+
+
+class PageIndexError(LayoutError, IndexError):
+    """A page id out of range; the message names side, position and value."""
+
+
+class CapacityError(HiCacheError):
+    """A pool, queue or slot table cannot hold what was asked of it."""
+
+
+class StorageError(HiCacheError):
+    """A page store cannot be used: not writable, foreign format, failing device."""
+
+
+class AgreementError(HiCacheError):
+    """Ranks disagree, or one is late or dead; the message names lane or rank and the values."""
+
+
+class TreeError(HiCacheError):
+    """A misuse of the radix tree: a stale receipt, a page handed over twice, a broken invariant."""
+
+
+class CudaError(HiCacheError, RuntimeError):
+    """A CUDA runtime call or kernel failed."""
