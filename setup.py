@@ -1,4 +1,9 @@
-"""Build hicache_ext._C with torch.utils.cpp_extension; the sources are listed in csrc/sources.txt."""
+"""Build hicache_ext._C with torch's BuildExtension (ninja) from the list in csrc/sources.txt.
+
+Environment: HICACHE_CUDA=0|1 forces the CUDA part off or on (default: on where nvcc >= 12.8 is),
+HICACHE_CUDA_ARCHS="90" builds for fewer architectures, HICACHE_CUDART=shared links cudart shared
+(test builds), HICACHE_SANITIZE=address,undefined|thread, MAX_JOBS limits the parallel compiles.
+"""
 
 import os
 import re
@@ -6,52 +11,100 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from setuptools import Extension, setup
+
 ROOT = Path(__file__).resolve().parent
+MIN_NVCC = (12, 8)  # the first release that knows sm_100 and sm_120
 
 
-def find_cuda_home() -> str | None:
-    if os.environ.get("CUDA_HOME"):
-        return os.environ["CUDA_HOME"]
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
+def find_cuda_home() -> Path:
+    """CUDA_HOME, else the toolkit of the nvcc on the PATH, else /usr/local/cuda (may not exist)."""
+    if home := os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
+        return Path(home)
+    if nvcc := shutil.which("nvcc"):
+        # It may be a wrapper script far from its toolkit: ask where the real one lives.
+        dry_run = [nvcc, "--dryrun", "-x", "cu", "/dev/null"]
+        text = subprocess.run(dry_run, capture_output=True, text=True).stderr
+        if here := re.search(r"_HERE_=(.*)", text):
+            return Path(here[1].strip()).parent
+    return Path("/usr/local/cuda")
+
+
+def nvcc_version(cuda_home: Path) -> tuple[int, ...]:
+    """(major, minor), or () where there is no nvcc that runs."""
+    try:
+        run = subprocess.run([cuda_home / "bin/nvcc", "--version"], capture_output=True, text=True)
+    except OSError:
+        return ()
+    release = re.search(r"release (\d+)\.(\d+)", run.stdout)
+    return tuple(map(int, release.groups())) if release else ()
+
+
+def select_cuda() -> Path | None:
+    """The toolkit to build with, or None for a CPU-only build."""
+    if (want := os.environ.get("HICACHE_CUDA")) == "0":
         return None
-    # nvcc on the PATH may be a wrapper script: ask it where its own toolkit is.
-    text = subprocess.run([nvcc, "--dryrun", "-x", "cu", "/dev/null"], capture_output=True, text=True).stderr
-    top = re.search(r"_HERE_=(.*)", text)
-    return str(Path(top.group(1).strip()).parent) if top else None
+    if (version := nvcc_version(home := find_cuda_home())) >= MIN_NVCC:
+        return home
+    found = "nvcc {}.{}".format(*version) if version else "no nvcc"
+    reason = "{} in {}/bin, and the CUDA part needs {}.{} or later".format(found, home, *MIN_NVCC)
+    if want == "1":
+        raise SystemExit(f"HICACHE_CUDA=1, but {reason}; set CUDA_HOME")
+    print(f"hicache_ext: building the CPU part only: {reason}")
+    return None
 
 
-want = os.environ.get("HICACHE_CUDA")
-cuda_home = None if want == "0" else find_cuda_home()
-if cuda_home:
-    os.environ["CUDA_HOME"] = cuda_home
+def make_extension(cuda_home: Path | None, sanitize: str) -> Extension:
+    """A plain Extension, not a CUDAExtension: nothing of torch is included or linked."""
+    import pybind11
 
-import pybind11  # noqa: E402
-from setuptools import setup  # noqa: E402
-from torch.utils import cpp_extension  # noqa: E402
-from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
-
-# A CPU-only torch reports no CUDA_HOME even where the variable is set.
-cpp_extension.CUDA_HOME = cuda_home
-
-lines = [line.split() for line in (ROOT / "csrc/sources.txt").read_text().splitlines() if line and not line.startswith("#")]
-sources = [path for kind, path in lines if kind == "cpu" or cuda_home]
-kinds = dict(
-    include_dirs=[str(ROOT / "csrc/include"), pybind11.get_include()],
-    extra_compile_args={
-        "cxx": ["-O3", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"],
-        "nvcc": ["-O3", "-std=c++20", "--threads=2"],
-    },
-)
-if cuda_home:
-    kinds["extra_compile_args"]["cxx"].append("-DHICACHE_WITH_CUDA")
-    kinds["extra_compile_args"]["nvcc"] += [
-        flag for a in ("80", "90", "100", "120") for flag in ("-gencode", f"arch=compute_{a},code=sm_{a}")
-    ] + ["-gencode", "arch=compute_120,code=compute_120", "-Xcompiler", "-Wall,-Wextra"]
-    ext = CUDAExtension("hicache_ext._C", sources, **kinds)
-    ext.libraries = ["cudart_static", "rt", "dl", "pthread"]
-else:
-    ext = CppExtension("hicache_ext._C", sources, **kinds)
+    row = r"(?m)^(?:cpu|cuda) (\S+)$" if cuda_home else r"(?m)^cpu (\S+)$"
+    sources = re.findall(row, (ROOT / "csrc/sources.txt").read_text())
+    ext = Extension("hicache_ext._C", sources)
+    ext.include_dirs = [str(ROOT / "csrc/include"), pybind11.get_include()]
     ext.libraries = ["rt", "dl", "pthread"]
+    host = ["-O3", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
+    if sanitize:
+        ext.extra_link_args = [f"-fsanitize={sanitize}"]
+        host += [*ext.extra_link_args, "-fno-omit-frame-pointer", "-g", "-O1"]
+    if cuda_home:
+        shared = os.environ.get("HICACHE_CUDART") == "shared"
+        ext.define_macros = [("HICACHE_WITH_CUDA", None)]
+        ext.include_dirs.append(str(cuda_home / "include"))
+        ext.library_dirs = [str(cuda_home / sub) for sub in ("lib64", "lib")]
+        ext.runtime_library_dirs = ext.library_dirs if shared else []
+        ext.libraries.insert(0, "cudart" if shared else "cudart_static")
+    archs = re.findall(r"\w+", os.environ.get("HICACHE_CUDA_ARCHS") or "80 90 100 120")
+    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+    codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX: later GPUs
+    nvcc = ["-O3", "-std=c++20", "--threads=2", "-Werror=all-warnings", *codes]
+    nvcc += [f"-Xcompiler={flag}" for flag in host if "," not in flag]
+    ext.extra_compile_args = {"cxx": [*host, "-std=c++20"], "nvcc": nvcc}
+    return ext
 
-setup(ext_modules=[ext], cmdclass={"build_ext": BuildExtension})
+
+def main() -> None:
+    try:
+        from torch.utils import cpp_extension
+    except ImportError:
+        raise SystemExit("install torch first, then pip install --no-build-isolation .") from None
+    cuda_home, sanitize = select_cuda(), os.environ.get("HICACHE_SANITIZE", "")
+    if cuda_home:
+        # A CPU-only torch knows no CUDA_HOME and lets no .cu follow its headers, and a CUDA torch
+        # refuses an nvcc of another major release. Neither matters to a module without torch in it.
+        cpp_extension.CUDA_HOME = str(cuda_home)
+        cpp_extension._check_cuda_version = lambda *_: None
+        cpp_extension.torch.version.cuda = "{}.{}".format(*nvcc_version(cuda_home))
+
+    class Build(cpp_extension.BuildExtension):
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            kind = "-".join(["cuda" if cuda_home else "cpu", *re.findall(r"\w+", sanitize)])
+            self.build_temp = str(ROOT / "build" / kind)  # one for pip and build_ext alike
+            self.force = True  # ninja judges what is stale, not the age of the module
+
+    setup(ext_modules=[make_extension(cuda_home, sanitize)], cmdclass={"build_ext": Build})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,5 @@
-// hicache_ext._C: the module itself. It includes no torch header and needs neither a driver nor libnccl.
+// hicache_ext._C: the module itself. It includes no torch header and needs neither a driver nor
+// libnccl.
 #include <vector>
 
 #include "hicache/check.h"

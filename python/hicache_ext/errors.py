@@ -1,4 +1,4 @@
-"""What can go wrong. Messages carry the values; allocators return None when full instead of raising."""
+"""What can go wrong. Messages carry values; allocators return None when full, not an error."""
 
 
 class HiCacheError(Exception):

@@ -1,4 +1,5 @@
-// Errors of the native layer: typed, with the values in the message, built only when they are raised.
+// Errors of the native layer: typed, with the values in the message, built only when they are
+// raised.
 #pragma once
 
 #include <sstream>
@@ -28,9 +29,10 @@ template <typename... Args>
 
 }  // namespace hicache
 
-// HICACHE_CHECK(kLayout, n > 0, "num_pages=", n): the message is formatted only when the check fails.
-#define HICACHE_CHECK(kind, condition, ...)                                 \
-  do {                                                                      \
-    if (!(condition)) [[unlikely]]                                          \
-      ::hicache::raise(::hicache::ErrorKind::kind, __VA_ARGS__);            \
+// HICACHE_CHECK(kLayout, n > 0, "num_pages=", n): the message is formatted only when the check
+// fails.
+#define HICACHE_CHECK(kind, condition, ...)                      \
+  do {                                                           \
+    if (!(condition)) [[unlikely]]                               \
+      ::hicache::raise(::hicache::ErrorKind::kind, __VA_ARGS__); \
   } while (0)

@@ -1,0 +1,60 @@
+# Every target sets up what it needs in .venv and builds; a second run only does what changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export HICACHE_CUDA HICACHE_CUDA_ARCHS HICACHE_CUDART HICACHE_SANITIZE MAX_JOBS
+VARIANT := $(HICACHE_CUDA)|$(HICACHE_CUDA_ARCHS)|$(HICACHE_CUDART)|$(HICACHE_SANITIZE)
+NATIVE := $(shell find csrc -type f) setup.py
+FORMATTED = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test test-long lint build clean FORCE
+
+demo: build $(VENV)/.stamp-demo  ## the whole cache on a real model, with a table at the end
+	$(BIN)/hicache demo
+
+test: lint  ## lint and the quick tests
+	$(BIN)/python -m pytest -q -m "not long"
+
+test-long: build
+	$(BIN)/python -m pytest -q -m long
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
+	$(BIN)/mypy
+
+bench-%: build  ## make bench-copy runs benchmarks/bench_copy.py
+	$(BIN)/python -m benchmarks.bench_$* --out out/bench
+
+build: $(VENV)/.stamp-native
+
+$(VENV)/.stamp-venv: .ci/preflight.py
+	@$(PYTHON) .ci/preflight.py
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-venv
+	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.stamp-demo: requirements-demo.txt $(VENV)/.stamp-dev
+	$(BIN)/python -m pip install -q -r requirements-demo.txt
+	@touch $@
+
+# No build isolation: it would bring in a second torch.
+$(VENV)/.stamp-package: pyproject.toml $(VENV)/.stamp-dev
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.stamp-native: $(NATIVE) $(VENV)/.variant $(VENV)/.stamp-package
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+# The module of another variant lies at the same place: rebuild when the variables change.
+$(VENV)/.variant: FORCE | $(VENV)/.stamp-venv
+	@echo '$(VARIANT)' | cmp -s - $@ || echo '$(VARIANT)' > $@
+
+clean:
+	rm -rf build out .cache .pytest_cache .mypy_cache .ruff_cache $(VENV) *.egg-info python/*.egg-info
+	find python -name '*.so' -delete
