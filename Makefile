@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# ninja comes with pip and is looked for on the PATH.
+export PATH := $(abspath $(BIN)):$(PATH)
 export HICACHE_CUDA HICACHE_CUDA_ARCHS HICACHE_CUDART HICACHE_SANITIZE MAX_JOBS
 VARIANT := $(HICACHE_CUDA)|$(HICACHE_CUDA_ARCHS)|$(HICACHE_CUDART)|$(HICACHE_SANITIZE)
 NATIVE := $(shell find csrc -type f) setup.py

@@ -1,0 +1,1 @@
+"""Benchmarks: each is `python -m benchmarks.bench_NAME [--quick] [--out DIR]`."""
