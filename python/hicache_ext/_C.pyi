@@ -1,0 +1,9 @@
+"""The native module; one section per file of csrc/bindings/."""
+
+# --- module.cpp
+with_cuda: bool
+
+# --- keys.cpp
+def has_sha_ni() -> bool: ...
+def sha256(data: bytes, impl: str = "auto") -> bytes: ...
+def page_keys(tokens: bytes, page_size: int, seed: bytes, impl: str = "auto") -> list[bytes]: ...
