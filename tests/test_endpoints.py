@@ -4,6 +4,7 @@ import itertools
 import random
 
 import pytest
+
 from hicache_ext.errors import StorageError
 from hicache_ext.storage import restorable_endpoints
 

@@ -6,6 +6,7 @@ import struct
 import threading
 
 import pytest
+
 from hicache_ext import _C
 from hicache_ext.errors import LayoutError, StorageError
 from hicache_ext.keys import namespace_seed, page_keys, page_keys_py

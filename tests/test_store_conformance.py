@@ -4,6 +4,7 @@ import random
 import threading
 
 import pytest
+
 from hicache_ext.errors import StorageError
 from hicache_ext.storage import MemoryStore, PageStore
 from hicache_ext.storage.protocol import STAT_NAMES
