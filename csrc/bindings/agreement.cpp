@@ -1,0 +1,150 @@
+// Python <-> lanes: SlotState tuples in, AgreedSlot tuples out. The format itself is lanes.h.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <vector>
+
+#include "hicache/check.h"
+#include "hicache/lanes.h"
+#include "registry.h"
+
+namespace py = pybind11;
+
+namespace hicache::bindings {
+namespace {
+
+using Lanes = py::array_t<int64_t, py::array::c_style>;
+
+constexpr Py_ssize_t kStateFields = 7;  // of hicache_ext.agreement.schema.SlotState
+
+LaneSchema make_schema(int64_t hash, int num_pools, int num_slots) {
+  HICACHE_CHECK(kAgreement, 0 <= hash && hash < kLaneLimit, "schema hash=", hash,
+                " not in [0, 2^62)");
+  HICACHE_CHECK(kAgreement, 0 <= num_pools && num_pools <= kMaxLanePools, "num_pools=", num_pools,
+                " not in [0, ", kMaxLanePools, "]");
+  HICACHE_CHECK(kAgreement, num_slots >= 1, "num_slots=", num_slots, " < 1");
+  return {hash, num_pools, num_slots};
+}
+
+int64_t as_value(PyObject* object, const char* what, int64_t slot_idx, bool may_be_neutral) {
+  int overflow = 0;
+  const int64_t value = PyLong_AsLongLongAndOverflow(object, &overflow);
+  if (value == -1 && overflow == 0 && PyErr_Occurred()) throw py::error_already_set();
+  if (may_be_neutral && value == kLaneNeutral) return value;
+  HICACHE_CHECK(kAgreement, overflow == 0 && 0 <= value && value < kLaneLimit, "slot[", slot_idx,
+                "].", what, "=", py::str(object).cast<std::string>(), " not in [0, 2^62)");
+  return value;
+}
+
+void read_pools(PyObject* values, const char* what, int64_t slot_idx, int num_pools,
+                bool may_be_neutral, int64_t* out) {
+  HICACHE_CHECK(kAgreement, PyTuple_Check(values) && PyTuple_GET_SIZE(values) == num_pools, "slot[",
+                slot_idx, "].", what, ": want a tuple of ", num_pools,
+                " values, one per pool, got ", py::repr(values).cast<std::string>());
+  for (int i = 0; i < num_pools; ++i) {
+    out[i] = as_value(PyTuple_GET_ITEM(values, i), what, slot_idx, may_be_neutral);
+  }
+}
+
+void read_state(PyObject* state, int64_t slot_idx, int num_pools, SlotRecord* out) {
+  HICACHE_CHECK(kAgreement, PyTuple_Check(state) && PyTuple_GET_SIZE(state) == kStateFields,
+                "slot[", slot_idx, "]: want a SlotState, got ",
+                py::repr(state).cast<std::string>());
+  out->op_id = as_value(PyTuple_GET_ITEM(state, 0), "op", slot_idx, false);
+  out->phase = as_value(PyTuple_GET_ITEM(state, 1), "phase", slot_idx, false);
+  out->ready = PyObject_IsTrue(PyTuple_GET_ITEM(state, 2)) == 1;
+  out->num_pages = as_value(PyTuple_GET_ITEM(state, 3), "pages", slot_idx, false);
+  read_pools(PyTuple_GET_ITEM(state, 4), "short", slot_idx, num_pools, false, out->short_pages);
+  read_pools(PyTuple_GET_ITEM(state, 5), "hit", slot_idx, num_pools, true, out->hits);
+  out->failed = PyObject_IsTrue(PyTuple_GET_ITEM(state, 6)) == 1;
+}
+
+Lanes lanes_pack(const LaneSchema& schema, int64_t epoch, int64_t digest, const py::dict& slots) {
+  HICACHE_CHECK(kAgreement, 0 <= epoch && epoch < kLaneLimit, "epoch=", epoch, " not in [0, 2^62)");
+  HICACHE_CHECK(kAgreement, 0 <= digest && digest < kLaneLimit, "digest=", digest,
+                " not in [0, 2^62)");
+  Lanes lanes(num_lanes(schema));
+  int64_t* out = lanes.mutable_data();
+  pack_header(schema, {epoch, digest}, out);
+  for (int i = 0; i < schema.num_slots; ++i) pack_unused_slot(schema, out + slot_base(schema, i));
+  SlotRecord record;
+  PyObject *key, *state;
+  for (Py_ssize_t pos = 0; PyDict_Next(slots.ptr(), &pos, &key, &state);) {
+    const int64_t slot_idx = PyLong_AsLongLong(key);
+    if (slot_idx == -1 && PyErr_Occurred()) throw py::error_already_set();
+    HICACHE_CHECK(kAgreement, 0 <= slot_idx && slot_idx < schema.num_slots, "slot=", slot_idx,
+                  " not in [0, ", schema.num_slots, ")");
+    read_state(state, slot_idx, schema.num_pools, &record);
+    pack_slot(schema, record, out + slot_base(schema, slot_idx));
+  }
+  return lanes;
+}
+
+PyObject* own(PyObject* object) {
+  if (object == nullptr) throw py::error_already_set();
+  return object;
+}
+
+PyObject* pool_tuple(const int64_t* values, int num_pools) {
+  PyObject* out = own(PyTuple_New(num_pools));
+  for (int i = 0; i < num_pools; ++i) PyTuple_SET_ITEM(out, i, own(PyLong_FromLongLong(values[i])));
+  return out;
+}
+
+// An AgreedSlot, made as tuple.__new__ does: a named tuple's own constructor is Python code, and
+// costs more than the tick.
+py::object agreed_slot(const py::type& slot_type, const AgreedRecord& r, int num_pools) {
+  auto fields = py::reinterpret_steal<py::object>(own(PyTuple_New(8)));
+  const int64_t counts[] = {r.op_id, r.phase, -1, r.min_pages, r.max_pages};
+  for (int i = 0; i < 5; ++i) {
+    PyTuple_SET_ITEM(fields.ptr(), i,
+                     i == 2 ? PyBool_FromLong(r.all_ready) : own(PyLong_FromLongLong(counts[i])));
+  }
+  PyTuple_SET_ITEM(fields.ptr(), 5, pool_tuple(r.short_pages, num_pools));
+  PyTuple_SET_ITEM(fields.ptr(), 6, pool_tuple(r.hits, num_pools));
+  PyTuple_SET_ITEM(fields.ptr(), 7, PyBool_FromLong(r.any_failed));
+  auto args = py::reinterpret_steal<py::object>(own(PyTuple_Pack(1, fields.ptr())));
+  auto* type = reinterpret_cast<PyTypeObject*>(slot_type.ptr());
+  return py::reinterpret_steal<py::object>(own(PyTuple_Type.tp_new(type, args.ptr(), nullptr)));
+}
+
+void check_lanes(const LaneSchema& schema, const Lanes& lanes, const char* what) {
+  HICACHE_CHECK(kAgreement, lanes.ndim() == 1 && lanes.size() == num_lanes(schema), what, " has ",
+                lanes.size(), " lanes, the schema has ", num_lanes(schema));
+}
+
+// -> ((lane, mine, min, max), {slot: slot_type}); lane < 0: no mismatch.
+py::tuple lanes_unpack(const LaneSchema& schema, const Lanes& agreed, const Lanes& mine,
+                       const py::type& slot_type) {
+  check_lanes(schema, agreed, "the result");
+  check_lanes(schema, mine, "this rank's vector");
+  HICACHE_CHECK(kAgreement,
+                PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(slot_type.ptr()), &PyTuple_Type),
+                "slot_type is not a named tuple");
+  std::vector<AgreedRecord> records(schema.num_slots);
+  const int64_t bad = unpack_body(schema, agreed.data(), mine.data(), records.data(), 0, 1);
+  const LaneVerdict verdict = lane_verdict(schema, agreed.data(), mine.data(), bad);
+  py::dict slots;
+  for (int slot_idx = 0; verdict.lane < 0 && slot_idx < schema.num_slots; ++slot_idx) {
+    if (records[slot_idx].op_id == kNoOp) continue;
+    slots[py::int_(slot_idx)] = agreed_slot(slot_type, records[slot_idx], schema.num_pools);
+  }
+  return py::make_tuple(py::make_tuple(verdict.lane, verdict.mine, verdict.min, verdict.max),
+                        slots);
+}
+
+Registrar registrar([](py::module_& m) {
+  py::class_<LaneSchema>(m, "LaneSchema")
+      .def(py::init(&make_schema), py::arg("hash"), py::arg("num_pools"), py::arg("num_slots"))
+      .def_property_readonly("num_lanes", &num_lanes);
+  m.def("lanes_pack", &lanes_pack, py::arg("schema"), py::arg("epoch"), py::arg("digest"),
+        py::arg("slots"));
+  m.def("lanes_unpack", &lanes_unpack, py::arg("schema"), py::arg("agreed").noconvert(),
+        py::arg("mine").noconvert(), py::arg("slot_type"));
+  m.attr("LANE_NEUTRAL") = kLaneNeutral;
+  m.attr("LANE_FORMAT") = kLaneFormat;
+  m.attr("MAX_LANE_POOLS") = kMaxLanePools;
+});
+
+}  // namespace
+}  // namespace hicache::bindings

@@ -1,0 +1,103 @@
+"""Groups inside one process: a single rank, or simulated ranks for tests and simulations."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hicache_ext.agreement.group import DEPTH
+from hicache_ext.agreement.schema import Lanes
+from hicache_ext.errors import AgreementError
+
+
+@dataclass
+class _Board:
+    """What the simulated ranks of one group have issued and not yet all collected, by tick."""
+
+    size: int
+    num_lanes: int | None = None
+    ticks: dict[int, dict[int, Lanes]] = field(default_factory=dict)
+    uncollected: dict[int, int] = field(default_factory=dict)
+    closed: set[int] = field(default_factory=set)
+
+
+class LocalGroup:
+    """One rank: its own lanes are the minimum. `simulated(n)` makes n ranks for one thread."""
+
+    kind = "local"
+
+    def __init__(self) -> None:
+        self._join(_Board(1), 0)
+
+    @classmethod
+    def simulated(cls, size: int) -> "list[LocalGroup]":
+        """`size` ranks in this thread: all issue, then all collect, in any order.
+
+        Nothing ever waits: result() before every rank has issued is an AgreementError at once.
+        """
+        if size < 1:
+            raise AgreementError(f"a group needs at least one rank, got {size}")
+        board = _Board(size)
+        groups = [cls.__new__(cls) for _ in range(size)]
+        for rank, group in enumerate(groups):
+            group._join(board, rank)
+        return groups
+
+    def _join(self, board: _Board, rank: int) -> None:
+        self.rank, self.size = rank, board.size
+        self._board = board
+        self._issued = 0
+        self._pending: deque[int] = deque()
+
+    def issue(self, lanes: Lanes) -> None:
+        """See Group. The first issue of any rank fixes the number of lanes."""
+        self._check_open()
+        board = self._board
+        if board.num_lanes is None:
+            board.num_lanes = lanes.size
+        if lanes.shape != (board.num_lanes,) or lanes.dtype != np.int64:
+            have = f"{lanes.dtype}{list(lanes.shape)}"
+            raise AgreementError(f"rank {self.rank} issued {have}, not int64[{board.num_lanes}]")
+        if len(self._pending) == DEPTH:
+            raise AgreementError(f"rank {self.rank}: {DEPTH} ticks are uncollected already")
+        board.ticks.setdefault(self._issued, {})[self.rank] = lanes.copy()
+        self._pending.append(self._issued)
+        self._issued += 1
+
+    def _missing(self) -> list[int]:
+        if not self._pending:
+            raise AgreementError(f"rank {self.rank}: no tick is issued")
+        there = self._board.ticks[self._pending[0]]
+        return [rank for rank in range(self.size) if rank not in there]
+
+    def ready(self) -> bool:
+        """See Group."""
+        self._check_open()
+        return bool(self._pending) and not (set(self._missing()) - self._board.closed)
+
+    def result(self, deadline_s: float) -> Lanes:
+        """See Group; with simulated ranks `deadline_s` is not waited for."""
+        self._check_open()
+        missing = self._missing()
+        if missing:
+            closed = [rank for rank in missing if rank in self._board.closed]
+            why = f"; closed: {closed}" if closed else ""
+            raise AgreementError(
+                f"tick {self._pending[0]}: ranks {missing} have not issued it{why}"
+            )
+        tick = self._pending.popleft()
+        there = self._board.ticks[tick]
+        out: Lanes = np.minimum.reduce(list(there.values()))
+        uncollected = self._board.uncollected
+        uncollected[tick] = uncollected.get(tick, self.size) - 1
+        if uncollected[tick] == 0:
+            del self._board.ticks[tick], uncollected[tick]
+        return out
+
+    def close(self) -> None:
+        """See Group."""
+        self._board.closed.add(self.rank)
+
+    def _check_open(self) -> None:
+        if self.rank in self._board.closed:
+            raise AgreementError(f"rank {self.rank}: the group is closed")
