@@ -90,7 +90,7 @@ def interleaved(
         raise ValueError(f"num_rounds={num_rounds} num_warmup={num_warmup}")
     values: dict[str, list[float]] = {name: [] for name in measures}
     for round_idx in range(num_warmup + num_rounds):
-        order = list(measures) if round_idx % 2 == 0 else list(reversed(measures))
+        order = list(measures)[:: 1 if round_idx % 2 == 0 else -1]
         for name in order:
             value = measures[name]()
             if round_idx >= num_warmup:
