@@ -38,3 +38,61 @@ def lanes_unpack(
     mine: npt.NDArray[np.int64],
     slot_type: type[_Slot],
 ) -> tuple[tuple[int, int, int, int], dict[int, _Slot]]: ...
+
+# --- bind_copy.cpp: addresses are of byte 0 of a buffer that is at least as long as its layout says;
+# page ids are int32 or int64 [n] in host memory.
+
+class Ascending:
+    SOURCE: Ascending
+    DESTINATION: Ascending
+
+class PageLayout:
+    def __init__(
+        self,
+        *,
+        num_pages: int,
+        page_size: int,
+        num_layers: int,
+        num_kv: int,
+        num_heads: int,
+        head_bytes: int,
+        num_groups: int,
+        stride_page: int,
+        stride_layer: int,
+        stride_kv: int,
+        stride_group: int,
+        stride_token: int,
+        stride_head: int,
+    ) -> None: ...
+
+class Plan:
+    run_bytes: int
+    run_bits: int
+    align_bytes: int
+    runs_per_page: int
+    axes: list[tuple[int, int, int, int]]
+    def locate(self, src_page: int, dst_page: int, run: int) -> tuple[int, int]: ...
+
+def make_plan(
+    src: PageLayout,
+    dst: PageLayout,
+    *,
+    layers: tuple[int, int],
+    kv: tuple[int, int],
+    heads: tuple[int, int],
+    ascending: Ascending,
+) -> Plan: ...
+def fast_div(n: int, divisor: int) -> int: ...
+def num_usable_cpus() -> int: ...
+def has_isa(name: str) -> bool: ...
+def copy_on_cpu(
+    plan: Plan,
+    src: int,
+    dst: int,
+    src_ids: npt.NDArray[np.int32] | npt.NDArray[np.int64] | npt.NDArray[Any],
+    dst_ids: npt.NDArray[np.int32] | npt.NDArray[np.int64] | npt.NDArray[Any],
+    *,
+    reference: bool,
+    num_threads: int,
+    isa: str,
+) -> int: ...

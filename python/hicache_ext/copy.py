@@ -1,0 +1,173 @@
+"""Moving pages between buffers of any two layouts: copy_pages, gather_pages, scatter_pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hicache_ext import _C, arrays
+from hicache_ext.arrays import PageIds
+from hicache_ext.errors import CudaError, LayoutError
+from hicache_ext.layout import KvMask, LayoutSpec, PagedBuffer
+from hicache_ext.plan import Plan, PlanAxis, Side, make_plan
+
+__all__ = [
+    "EXECUTORS",
+    "KvMask",
+    "LayoutSpec",
+    "PagedBuffer",
+    "Plan",
+    "PlanAxis",
+    "Side",
+    "Ticket",
+    "copy_pages",
+    "gather_pages",
+    "make_plan",
+    "scatter_pages",
+]
+
+EXECUTORS = ("auto", "cpu_ref", "cpu", "sm_reg")
+
+
+class Ticket:
+    """A copy that was asked for. It owns its buffers until the copy is done.
+
+    The CPU executors return when the bytes are there, so their tickets are born done.
+    """
+
+    def __init__(self, num_bytes: int, owned: tuple[object, ...] = ()) -> None:
+        self._num_bytes = num_bytes
+        self._owned = owned
+
+    def query(self) -> bool:
+        """Whether the copy is done, well or not."""
+        return True
+
+    def wait(self, stream: Any = None) -> None:
+        """Without a stream, block until the copy is done; with one, let the stream wait for it."""
+
+    def result(self) -> int:
+        """Bytes that the copy moved, after waiting for it; raises what went wrong."""
+        return self._num_bytes
+
+
+def copy_pages(
+    src: PagedBuffer,
+    src_page_ids: PageIds,
+    dst: PagedBuffer,
+    dst_page_ids: PageIds,
+    *,
+    plan: Plan | None = None,
+    executor: str = "auto",
+    stream: Any = None,
+    num_sms: int | None = None,
+    num_threads: int | None = None,
+) -> Ticket:
+    """Copy page src_page_ids[i] of `src` to page dst_page_ids[i] of `dst`, for every i.
+
+    Page ids: a sequence of int, or int32/int64 [n] of NumPy or torch. Both lists are equally long
+    and may be empty. A negative id on either side is a hole: the position is skipped.
+    plan: from make_plan(src.spec, dst.spec, ...), for a window or to save making it again.
+    executor: "cpu_ref" (plain loop), "cpu" (threads, wide non-temporal stores), "sm_reg"
+    (persistent CUDA kernel), "auto" (cpu where both buffers are on the CPU, else sm_reg).
+    num_threads: of the cpu executor, by default every CPU that the process may use.
+
+    Raises before anything is written: LayoutError (dtype of ids, unequal counts, a plan of other
+    layouts, buffers that overlap, an executor that cannot reach them), PageIndexError (an id out of
+    range or a destination page twice; names side, position and value), CudaError.
+    """
+    plan = _plan_for(src, dst, plan)
+    chosen = _choose(executor, src, dst)
+    if src.overlaps(dst):
+        raise LayoutError(
+            f"source and destination overlap: {src.address:#x}+{src.spec.num_bytes} and "
+            f"{dst.address:#x}+{dst.spec.num_bytes}"
+        )
+    if chosen == "sm_reg":
+        raise CudaError("executor sm_reg: this build of hicache_ext has no CUDA")
+    if num_threads is not None and num_threads < 1:
+        raise LayoutError(f"num_threads={num_threads} must be at least 1")
+    num_bytes = _C.copy_on_cpu(
+        plan.native,
+        src.address,
+        dst.address,
+        arrays.host_page_ids("source", src_page_ids),
+        arrays.host_page_ids("destination", dst_page_ids),
+        reference=chosen == "cpu_ref",
+        num_threads=num_threads or 0,
+        isa="auto",
+    )
+    return Ticket(num_bytes, (src, dst))
+
+
+def gather_pages(
+    src: PagedBuffer, page_ids: PageIds, out: PagedBuffer | Any, **options: Any
+) -> Ticket:
+    """Copy page page_ids[i] of `src` to page i of `out`; a hole leaves its page of `out` alone.
+
+    out: a PagedBuffer, or an array alone that holds n page_unified objects of one head group.
+    options: those of copy_pages.
+    """
+    num_pages = len(page_ids)
+    if num_pages == 0:
+        return Ticket(0)
+    buffer = out if isinstance(out, PagedBuffer) else _packed(out, src.spec, num_pages)
+    return copy_pages(src, page_ids, buffer, _first_pages(num_pages), **options)
+
+
+def scatter_pages(
+    src: PagedBuffer | Any, dst: PagedBuffer, page_ids: PageIds, **options: Any
+) -> Ticket:
+    """Copy page i of `src` to page page_ids[i] of `dst`; a hole leaves its page of `src` out.
+
+    src: a PagedBuffer, or an array alone that holds n page_unified objects of one head group.
+    options: those of copy_pages.
+    """
+    num_pages = len(page_ids)
+    if num_pages == 0:
+        return Ticket(0)
+    buffer = src if isinstance(src, PagedBuffer) else _packed(src, dst.spec, num_pages)
+    return copy_pages(buffer, _first_pages(num_pages), dst, page_ids, **options)
+
+
+def _first_pages(num_pages: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.arange(num_pages, dtype=np.int64)
+
+
+def _packed(array: Any, like: LayoutSpec, num_pages: int) -> PagedBuffer:
+    spec = LayoutSpec.make(
+        "page_unified",
+        num_pages=num_pages,
+        page_size=like.page_size,
+        num_layers=like.num_layers,
+        num_kv=like.num_kv,
+        num_heads=like.num_heads,
+        head_bytes=like.head_bytes,
+    )
+    return PagedBuffer(array, spec)
+
+
+def _plan_for(src: PagedBuffer, dst: PagedBuffer, plan: Plan | None) -> Plan:
+    if plan is None:
+        # The host side ascends: its end of a PCIe link wants whole lines one after the other.
+        from_host = src.device == "cpu" and dst.device != "cpu"
+        side = Side.SOURCE if from_host else Side.DESTINATION
+        return make_plan(src.spec, dst.spec, ascending=side)
+    if plan.src != src.spec or plan.dst != dst.spec:
+        raise LayoutError(
+            f"the plan is for {plan.src.name} -> {plan.dst.name} of other extents or strides than "
+            f"the buffers {src.spec.name} -> {dst.spec.name}"
+        )
+    return plan
+
+
+def _choose(executor: str, src: PagedBuffer, dst: PagedBuffer) -> str:
+    if executor not in EXECUTORS:
+        raise LayoutError(f"executor {executor!r} is none of {', '.join(EXECUTORS)}")
+    on_cpu = src.device == "cpu" and dst.device == "cpu"
+    if executor == "auto":
+        return "cpu" if on_cpu else "sm_reg"
+    if executor != "sm_reg" and not on_cpu:
+        raise LayoutError(f"executor {executor} cannot reach {src.device} -> {dst.device}")
+    return executor

@@ -1,0 +1,150 @@
+"""Plans: how the pages of one layout become pages of another, in as few runs as possible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
+from typing import NamedTuple
+
+from hicache_ext import _C
+from hicache_ext.errors import LayoutError
+from hicache_ext.layout import KvMask, LayoutSpec
+
+_AXIS_NAMES = {32: "layer", 16: "kv", 8: "group", 4: "fine_group", 2: "token", 1: "head"}
+
+
+class Side(Enum):
+    """A side of a copy."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
+class PlanAxis(NamedTuple):
+    """An axis around the run; `name` lists what was merged into it, as in "layer*kv"."""
+
+    name: str
+    extent: int
+    src_stride: int  # bytes
+    dst_stride: int  # bytes
+
+
+def _names(bits: int) -> str:
+    return "*".join(name for bit, name in _AXIS_NAMES.items() if bits & bit)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One page copy as contiguous runs. Made by make_plan, good for any number of copies."""
+
+    src: LayoutSpec
+    dst: LayoutSpec
+    layers: tuple[int, int]
+    kv: KvMask
+    heads: tuple[int, int]
+    ascending: Side
+    native: _C.Plan = field(repr=False)
+
+    @property
+    def run_bytes(self) -> int:
+        """Bytes that are contiguous on both sides."""
+        return self.native.run_bytes
+
+    @property
+    def runs_per_page(self) -> int:
+        return self.native.runs_per_page
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes that the plan moves of each page: all of it, or its window."""
+        return self.run_bytes * self.runs_per_page
+
+    @property
+    def axes(self) -> tuple[PlanAxis, ...]:
+        """The axes around the run, outermost first."""
+        return tuple(PlanAxis(_names(bits), *rest) for bits, *rest in self.native.axes)
+
+    def explain(self) -> str:
+        """The plan for people: what was merged, the runs, the alignment."""
+        merged = _names(self.native.run_bits)
+        run = f"{merged}*byte" if merged else "byte"
+        lines = [
+            f"{self.src.name} -> {self.dst.name}: layers {self.layers[0]}..{self.layers[1]}, "
+            f"{self.kv.name} of num_kv={self.src.num_kv}, heads {self.heads[0]}..{self.heads[1]}",
+            f"  run   {run}: {self.run_bytes} B contiguous on both sides",
+        ]
+        for axis in self.axes:
+            lines.append(
+                f"  axis  {axis.name}: {axis.extent} steps of {axis.src_stride} B -> "
+                f"{axis.dst_stride} B"
+            )
+        lines.append(
+            f"  page  {self.runs_per_page} runs, {self.page_bytes} B; strides "
+            f"{self.src.stride_page} B -> {self.dst.stride_page} B; every address a multiple of "
+            f"{self.native.align_bytes} B from its buffer; {self.ascending.value} addresses ascend"
+        )
+        return "\n".join(lines)
+
+
+def make_plan(
+    src: LayoutSpec,
+    dst: LayoutSpec,
+    *,
+    layers: tuple[int, int] | None = None,
+    kv: KvMask = KvMask.BOTH,
+    heads: tuple[int, int] | None = None,
+    ascending: Side = Side.DESTINATION,
+) -> Plan:
+    """The plan from `src` pages to `dst` pages, whole or a window of them.
+
+    layers, heads: half-open ranges, by default all; heads may not cut a head group of either side.
+    kv: K, V or both; a latent cache (num_kv=1) has only BOTH.
+    ascending: the side whose addresses rise from run to run; the one behind a PCIe link, if any.
+    LayoutError where the two differ in a page's extents or the window does not lie inside.
+    """
+    if layers is None:
+        layers = (0, src.num_layers)
+    if heads is None:
+        heads = (0, src.num_heads)
+    return _make_plan(src, dst, tuple(layers), kv, tuple(heads), ascending)
+
+
+@lru_cache(maxsize=256)
+def _make_plan(
+    src: LayoutSpec,
+    dst: LayoutSpec,
+    layers: tuple[int, int],
+    kv: KvMask,
+    heads: tuple[int, int],
+    ascending: Side,
+) -> Plan:
+    if src.num_kv == 1 and kv is not KvMask.BOTH:
+        raise LayoutError(f"kv={kv.name} of a latent cache (num_kv=1)")
+    native = _C.make_plan(
+        _native(src),
+        _native(dst),
+        layers=layers,
+        kv=kv.value if src.num_kv == 2 else (0, 1),
+        heads=heads,
+        ascending=_C.Ascending.SOURCE if ascending is Side.SOURCE else _C.Ascending.DESTINATION,
+    )
+    return Plan(src, dst, layers, kv, heads, ascending, native)
+
+
+def _native(spec: LayoutSpec) -> _C.PageLayout:
+    return _C.PageLayout(
+        num_pages=spec.num_pages,
+        page_size=spec.page_size,
+        num_layers=spec.num_layers,
+        num_kv=spec.num_kv,
+        num_heads=spec.num_heads,
+        head_bytes=spec.head_bytes,
+        num_groups=spec.num_groups,
+        stride_page=spec.stride_page,
+        stride_layer=spec.stride_layer,
+        stride_kv=spec.stride_kv,
+        stride_group=spec.stride_group,
+        stride_token=spec.stride_token,
+        stride_head=spec.stride_head,
+    )

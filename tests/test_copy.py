@@ -1,0 +1,121 @@
+"""Copies of pages on the CPU executors against a NumPy oracle."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from pages import POISON, guarded, oracle, random_bytes, random_ids, random_pair, random_window
+
+from hicache_ext import _C
+from hicache_ext.copy import copy_pages, gather_pages, make_plan, scatter_pages
+from hicache_ext.layout import LAYOUT_NAMES, LayoutSpec
+
+CPU_EXECUTORS = ("cpu_ref", "cpu")
+
+
+@pytest.mark.parametrize("executor", CPU_EXECUTORS)
+@pytest.mark.parametrize("seed", range(60))
+def test_random_pairs_equal_the_oracle(seed: int, executor: str) -> None:
+    rng = random.Random(seed)
+    src_spec, dst_spec = random_pair(rng)
+    src = guarded(src_spec, random_bytes(rng, src_spec.num_bytes), rng.randrange(17))
+    dst = guarded(dst_spec, POISON, rng.randrange(17))
+    src_ids, dst_ids = random_ids(rng, src_spec, dst_spec)
+    window = random_window(rng, src_spec, dst_spec) if rng.random() < 0.7 else None
+    chosen = {} if window is None else vars(window)
+    plan = make_plan(src_spec, dst_spec, **chosen)
+    expected = oracle(src, dst, src_ids, dst_ids, window)
+    before = src.bytes.copy()
+
+    dtype = rng.choice([np.int32, np.int64])
+    ticket = copy_pages(
+        src.buffer,
+        np.array(src_ids, dtype),
+        dst.buffer,
+        np.array(dst_ids, dtype),
+        plan=plan,
+        executor=executor,
+        num_threads=rng.randint(1, 3),
+    )
+
+    np.testing.assert_array_equal(dst.bytes, expected)
+    np.testing.assert_array_equal(src.bytes, before)
+    src.check_guards()
+    dst.check_guards()
+    num_copied = sum(s >= 0 and d >= 0 for s, d in zip(src_ids, dst_ids, strict=True))
+    assert ticket.query() and ticket.result() == num_copied * plan.page_bytes
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2"])
+@pytest.mark.parametrize("head_bytes", [64, 250, 4096])
+def test_large_copies_stream(isa: str, head_bytes: int) -> None:
+    """Above the threshold of non-temporal stores, at odd addresses, on both instruction sets."""
+    if not _C.has_isa(isa):
+        pytest.skip(f"this machine has no {isa}")
+    rng = random.Random(head_bytes)
+    num_pages = (20 << 20) // (32 * head_bytes)
+    sizes = dict(num_pages=num_pages, page_size=4, num_layers=2, num_heads=2, head_bytes=head_bytes)
+    src_spec = LayoutSpec.make("layer_first", **sizes)
+    dst_spec = LayoutSpec.make("page_unified", **sizes)
+    src = guarded(src_spec, random_bytes(rng, src_spec.num_bytes), 5)
+    dst = guarded(dst_spec, POISON, 27)
+    ids = list(range(num_pages))
+    rng.shuffle(ids)
+    src_ids, dst_ids = np.array(ids), np.arange(num_pages)
+    _C.copy_on_cpu(
+        make_plan(src_spec, dst_spec).native,
+        src.buffer.address,
+        dst.buffer.address,
+        src_ids,
+        dst_ids,
+        reference=False,
+        num_threads=2,
+        isa=isa,
+    )
+    as_pages = src.bytes.reshape(2, 2, num_pages, 4, 2, head_bytes)[:, :, ids]
+    np.testing.assert_array_equal(
+        dst.bytes.reshape(num_pages, 2, 2, 4, 2, head_bytes),
+        as_pages.transpose(2, 1, 0, 3, 4, 5),
+    )
+    dst.check_guards()
+
+
+@pytest.mark.parametrize("executor", CPU_EXECUTORS)
+@pytest.mark.parametrize("name", LAYOUT_NAMES)
+def test_gather_then_scatter_is_the_identity(name: str, executor: str) -> None:
+    rng = random.Random(name)
+    sizes = dict(page_size=4, num_layers=3, num_heads=2, head_bytes=24)
+    spec = LayoutSpec.make(name, num_pages=6, **sizes)
+    pool = guarded(spec, random_bytes(rng, spec.num_bytes))
+    packed = np.full(3 * spec.page_bytes, POISON, np.uint8)
+    ids = [5, 0, 3]
+    assert gather_pages(pool.buffer, ids, packed, executor=executor).result() == packed.nbytes
+
+    back = guarded(spec, POISON)
+    scatter_pages(packed, back.buffer, ids, executor=executor)
+    np.testing.assert_array_equal(back.bytes, oracle(pool, guarded(spec, POISON), ids, ids))
+
+
+def test_a_hole_leaves_the_packed_page_alone() -> None:
+    spec = LayoutSpec.make(
+        "page_first", num_pages=4, page_size=2, num_layers=1, num_heads=1, head_bytes=8
+    )
+    pool = guarded(spec, 7)
+    packed = np.full(3 * spec.page_bytes, POISON, np.uint8)
+    gather_pages(pool.buffer, [1, -1, 2], packed)
+    by_page = packed.reshape(3, -1)
+    assert (by_page[[0, 2]] == 7).all() and (by_page[1] == POISON).all()
+
+
+@pytest.mark.parametrize("empty", [[], np.empty(0, np.int32), np.empty(0, np.int64)])
+def test_zero_pages_are_legal(empty: object) -> None:
+    spec = LayoutSpec.make(
+        "layer_first", num_pages=2, page_size=2, num_layers=1, num_heads=1, head_bytes=8
+    )
+    src, dst = guarded(spec, 1), guarded(spec, POISON)
+    assert copy_pages(src.buffer, empty, dst.buffer, empty).result() == 0
+    assert gather_pages(src.buffer, empty, np.empty(0, np.uint8)).result() == 0
+    assert scatter_pages(np.empty(0, np.uint8), dst.buffer, empty).result() == 0
+    assert (dst.bytes == POISON).all()
