@@ -31,3 +31,7 @@ class TreeError(HiCacheError):
 
 class CudaError(HiCacheError, RuntimeError):
     """A CUDA runtime call or kernel failed."""
+
+
+class ModelError(HiCacheError):
+    """A model that cannot be driven: attention pattern not known, weights missing or wrong."""
