@@ -23,6 +23,7 @@ const char* python_name(ErrorKind kind) {
     case ErrorKind::kStorage: return "StorageError";
     case ErrorKind::kAgreement: return "AgreementError";
     case ErrorKind::kCuda: return "CudaError";
+    case ErrorKind::kLifetime: return "LifetimeError";
   }
   return "HiCacheError";
 }

@@ -173,10 +173,8 @@ class PageAllocator:
                 f"is not in 0..{self.capacity - 1}"
             )
         if len(set(ids)) != len(ids):
-            seen: set[int] = set()
-            position = next(
-                i for i, page_id in enumerate(ids) if page_id in seen or seen.add(page_id)
-            )
+            first = {page_id: i for i, page_id in reversed(list(enumerate(ids)))}
+            position = next(i for i, page_id in enumerate(ids) if first[page_id] != i)
             raise PageIndexError(
                 f"pool {self.name!r}: {what}: position {position}: "
                 f"page {ids[position]} is given twice"

@@ -35,3 +35,7 @@ class CudaError(HiCacheError, RuntimeError):
 
 class ModelError(HiCacheError):
     """A model that cannot be driven: attention pattern not known, weights missing or wrong."""
+
+
+class LifetimeError(HiCacheError, ValueError, BufferError):
+    """A buffer used after it was closed, or closed while views of it are alive."""

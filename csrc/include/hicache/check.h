@@ -9,7 +9,7 @@
 namespace hicache {
 
 // Which Python class of hicache_ext.errors the bindings raise.
-enum class ErrorKind { kLayout, kPageIndex, kCapacity, kStorage, kAgreement, kCuda };
+enum class ErrorKind { kLayout, kPageIndex, kCapacity, kStorage, kAgreement, kCuda, kLifetime };
 
 class Error : public std::runtime_error {
  public:
