@@ -1,1 +1,39 @@
+"""The radix tree: pure Python, no torch, no native code. RadixTree is the facade; one file per
+operation.
+"""
 
+from hicache_ext.tree.components import Component, Full, Swa
+from hicache_ext.tree.key import hash_chain_py, namespace_seed_py, pack_tokens
+from hicache_ext.tree.radix import RadixTree
+from hicache_ext.tree.results import (
+    BackupPlan,
+    EvictResult,
+    InsertHostResult,
+    InsertResult,
+    LoadBackPlan,
+    MatchResult,
+    Receipt,
+    Span,
+    WindowResult,
+)
+from hicache_ext.tree.window import WindowTxn
+
+__all__ = [
+    "BackupPlan",
+    "Component",
+    "EvictResult",
+    "Full",
+    "InsertHostResult",
+    "InsertResult",
+    "LoadBackPlan",
+    "MatchResult",
+    "RadixTree",
+    "Receipt",
+    "Span",
+    "Swa",
+    "WindowResult",
+    "WindowTxn",
+    "hash_chain_py",
+    "namespace_seed_py",
+    "pack_tokens",
+]

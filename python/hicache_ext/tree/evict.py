@@ -1,0 +1,134 @@
+"""Eviction. Victims come from the queues, oldest first; what goes with one is decided here.
+
+    DEVICE, base    a leaf of the device, with its windows: demoted if the host has it, else deleted
+    DEVICE, window  at such a leaf: the whole leaf; inside the tree: the window, leaving a tombstone
+    HOST, base      a leaf that is on the host only: deleted
+    HOST, window    the same two cases; never while the window is on the device as well
+
+A deleted leaf may leave a parent that is a leaf without any window: no match can end there or
+below, so it goes as well, and so on upwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hicache_ext.errors import TreeError
+from hicache_ext.tier import Tier
+from hicache_ext.tree.components.base import Component
+from hicache_ext.tree.lock import check_tier
+from hicache_ext.tree.node import TIERS, Node
+from hicache_ext.tree.queue import can_drop_base, is_locked
+from hicache_ext.tree.results import EvictResult
+from hicache_ext.tree.state import TreeState
+
+
+def new_result(state: TreeState) -> EvictResult:
+    return EvictResult(
+        {component.name: [] for component in state.components},
+        {component.name: [] for component in state.components},
+    )
+
+
+def evict(state: TreeState, tier: Tier, num_pages: Mapping[str, int]) -> EvictResult:
+    tier = check_tier(tier)
+    for name, count in num_pages.items():
+        state.component(name)
+        if count < 0:
+            raise TreeError(f"evict {count} pages of {name!r}")
+    result = new_result(state)
+    freed = result.on(tier)
+    for component in state.components:
+        queue = state.queues[component.idx][tier]
+        while len(freed[component.name]) < num_pages.get(component.name, 0):
+            victim = queue.pop()
+            if victim is None:
+                break
+            evict_victim(state, victim, component, tier, result)
+    wanted = [num_pages.get(component.name, 0) for component in state.components]
+    state.mix(7, tier, *wanted, *_num_freed(result), len(state.nodes))
+    return result
+
+
+def clear(state: TreeState, tier: Tier) -> EvictResult:
+    """Give up all that is not locked on `tier`, host copies of pages on the device included."""
+    tier = check_tier(tier)
+    result = new_result(state)
+    for node in _bottom_up(state):
+        for component in reversed(state.components):
+            if node.parts[component.idx].pages[tier] is None:
+                continue
+            if is_locked(node, component, tier, state.components):
+                continue
+            if not component.is_base:
+                drop(state, node, component, tier, result)
+            elif not node.children_on[tier]:
+                _clear_base(state, node, tier, result)
+        if node.alive:
+            state.refresh(node)
+    state.mix(8, tier, *_num_freed(result), len(state.nodes))
+    return result
+
+
+def _clear_base(state: TreeState, node: Node, tier: Tier, result: EvictResult) -> None:
+    other = Tier.HOST if tier == Tier.DEVICE else Tier.DEVICE
+    if node.parts[state.base.idx].pages[other] is not None:
+        drop(state, node, state.base, tier, result)
+    elif can_drop_base(node, tier, state.components):
+        drop(state, node, state.base, tier, result)
+        state.remove(node)
+
+
+def _bottom_up(state: TreeState) -> list[Node]:
+    nodes: list[Node] = []
+    stack = list(state.roots.values())
+    while stack:
+        node = stack.pop()
+        nodes.append(node)
+        stack.extend(node.children.values())
+    return [node for node in reversed(nodes) if not node.is_root]
+
+
+def evict_victim(
+    state: TreeState, node: Node, component: Component, tier: Tier, result: EvictResult
+) -> None:
+    if not can_drop_base(node, tier, state.components):
+        drop(state, node, component, tier, result)
+        state.refresh(node)
+        return
+    _evict_leaf(state, node, tier, result)
+    node = node.parent
+    while _is_dead_end(state, node) and can_drop_base(node, tier, state.components):
+        _evict_leaf(state, node, tier, result)
+        node = node.parent
+
+
+def _evict_leaf(state: TreeState, node: Node, tier: Tier, result: EvictResult) -> None:
+    """Give up all of a leaf's pages on `tier`, and the node if that was all it had."""
+    drop(state, node, state.base, tier, result)
+    if all(node.parts[state.base.idx].pages[t] is None for t in TIERS):
+        state.remove(node)
+    else:
+        state.refresh(node)
+    state.refresh(node.parent)
+
+
+def _is_dead_end(state: TreeState, node: Node) -> bool:
+    """Whether no match can end at `node` or below it."""
+    return not node.children and not all(c.can_end(node) for c in state.components)
+
+
+def drop(
+    state: TreeState, node: Node, component: Component, tier: Tier, result: EvictResult
+) -> None:
+    """Give up `component`'s pages at `node` on `tier`, and those of the components it takes with
+    it.
+    """
+    freed = result.on(tier)
+    for other in state.components:
+        if other is component or other.rank < component.rank:
+            freed[other.name].extend(state.detach(node, other, tier))
+
+
+def _num_freed(result: EvictResult) -> list[int]:
+    return [len(ids) for tier in TIERS for ids in result.on(tier).values()]

@@ -1,0 +1,122 @@
+"""check_integrity(): the invariants of the tree, all violations at once. O(tree): for tests and for
+doctor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hicache_ext.errors import TreeError
+from hicache_ext.tree.node import TIERS, Node, suffix
+from hicache_ext.tree.split import HASH_BYTES
+from hicache_ext.tree.state import TreeState
+
+
+def check_integrity(state: TreeState) -> None:
+    """Raise TreeError listing every violated invariant, by its number in the design notes."""
+    nodes = [*state.roots.values()]
+    for node in nodes:  # grows while it is read: breadth first
+        nodes.extend(node.children.values())
+    found = [*_structure(state, nodes), *_ownership(state, nodes), *_locks(state, nodes)]
+    for node in nodes:
+        if not node.is_root:
+            found.extend(f"node {node.id}: {text}" for text in _residency(state, node))
+    inner = [node for node in nodes if not node.is_root]
+    for queues in state.queues:
+        for queue in queues:
+            found.extend(queue.violations(inner))
+    if found:
+        raise TreeError(f"{len(found)} violations:\n" + "\n".join(found))
+
+
+def _structure(state: TreeState, nodes: list[Node]) -> Iterator[str]:
+    if {node.id: node for node in nodes} != state.nodes:
+        reached = {node.id for node in nodes}
+        yield f"reachable nodes and the index differ: {sorted(reached ^ set(state.nodes))}"
+    for namespace, root in state.roots.items():
+        if not root.is_root or root.end or root.key or root.namespace != namespace:
+            yield f"root {root.id} of {namespace!r} is no root"
+    for node in nodes:
+        if not node.alive or node.id >= state.next_id:
+            yield f"node {node.id}: alive {node.alive}, next id {state.next_id}"
+        for first_page, child in node.children.items():
+            if child.parent is not node or child.namespace != node.namespace:
+                yield f"node {child.id}: parent {child.parent.id}, found below {node.id}"
+            if first_page != child.key[: state.page_bytes]:
+                yield f"node {child.id}: filed under another first page"
+        if not node.is_root and (
+            not node.key or len(node.key) != node.num_pages * state.page_bytes
+        ):
+            yield f"node {node.id}: {len(node.key)} key bytes for {node.num_pages} pages"
+        if node.hashes is not None and len(node.hashes) != node.num_pages * HASH_BYTES:
+            yield f"node {node.id}: {len(node.hashes)} hash bytes for {node.num_pages} pages (I12)"
+        for tier in TIERS:
+            holding = [c for c in node.children.values() if _has_base(state, c, tier)]
+            if len(holding) != node.children_on[tier]:
+                yield f"node {node.id}: counts {node.children_on[tier]} {tier.name} children"
+
+
+def _has_base(state: TreeState, node: Node, tier: int) -> bool:
+    return node.parts[state.base.idx].pages[tier] is not None
+
+
+def _residency(state: TreeState, node: Node) -> Iterator[str]:
+    for tier, law in zip(TIERS, ("I1", "I2"), strict=True):
+        has_base = _has_base(state, node, tier)
+        if has_base and not node.parent.is_root and not _has_base(state, node.parent, tier):
+            yield f"base on {tier.name}, but not at its parent {node.parent.id} ({law})"
+        for component in state.components:
+            part = node.parts[component.idx]
+            if part.pages[tier] is not None and not has_base:
+                yield f"{component.name} on {tier.name} without base pages (I4)"
+            if not 0 <= part.locks[tier] <= node.parts[state.base.idx].locks[tier]:
+                yield f"{component.name} {tier.name} lock count {part.locks[tier]} (I5)"
+    if not any(_has_base(state, node, tier) for tier in TIERS):
+        yield "no base pages on any tier (I3)"
+    for component in state.components:
+        yield from component.violations(node)
+
+
+def _locks(state: TreeState, nodes: list[Node]) -> Iterator[str]:
+    """Counts must be the sum of what the open receipts cover (I5, I13); plans must hold theirs
+    (I9).
+    """
+    expected: dict[tuple[int, int, int], int] = {}
+    for receipt in state.receipts.values():
+        node = state.nodes.get(receipt.node)
+        if node is None:
+            yield f"receipt {receipt.id}: node {receipt.node} is gone"
+            continue
+        for idx, num_pages in enumerate(receipt.num_pages):
+            covered = suffix(node, num_pages)
+            if sum(part.num_pages for part in covered) != num_pages:
+                yield f"receipt {receipt.id}: {num_pages} pages do not end at a node border"
+            for locked in covered:
+                key = (locked.id, idx, receipt.tier)
+                expected[key] = expected.get(key, 0) + 1
+    for node in nodes:
+        for idx, part in enumerate(node.parts):
+            for tier in TIERS:
+                count = expected.get((node.id, idx, tier), 0)
+                if part.locks[tier] != count:
+                    have = f"{part.locks[tier]} {tier.name} locks"
+                    yield f"node {node.id}: {have}, the receipts say {count}"
+    for plan in state.plans.values():
+        for receipt in plan.receipts:
+            if state.receipts.get(receipt.id) is not receipt:
+                yield f"plan {plan.id}: its pin {receipt.id} is gone (I9)"
+
+
+def _ownership(state: TreeState, nodes: list[Node]) -> Iterator[str]:
+    """Each page is at one place, and the ledger knows exactly those (I15)."""
+    for component in state.components:
+        for tier in TIERS:
+            values = [node.parts[component.idx].pages[tier] for node in nodes]
+            pages = [page for value in values if value is not None for page in value]
+            where = f"{component.name} {tier.name}"
+            if len(set(pages)) != len(pages):
+                twice = sorted({page for page in pages if pages.count(page) > 1})
+                yield f"{where}: pages held twice: {twice} (I15)"
+            if set(pages) != state.owned[component.idx][tier]:
+                differ = sorted(set(pages) ^ state.owned[component.idx][tier])
+                yield f"{where}: nodes and ledger differ on pages {differ} (I15)"

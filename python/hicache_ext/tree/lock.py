@@ -1,0 +1,63 @@
+"""Locks. A lock counts on whole nodes, back from its end node, as far as each component reaches.
+
+    root ── A[2] ── B[2] ── C[2]      window: 3 pages
+    lock(C)                           FULL locks A B C (6 pages), SWA locks B C (4 pages)
+
+The receipt remembers the end node and the pages per component. A split keeps the id for the suffix
+and copies the counts, so walking up from the end node until the pages are covered visits exactly
+the nodes, or their fragments, that were locked. Locked pages are not freed and their nodes not
+deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hicache_ext.errors import TreeError
+from hicache_ext.tier import Tier
+from hicache_ext.tree.node import TIERS, Node, suffix
+from hicache_ext.tree.results import Receipt
+from hicache_ext.tree.state import TreeState
+
+
+def check_tier(tier: Tier) -> Tier:
+    if tier not in TIERS:
+        raise TreeError(f"tier {tier!r}: a tree holds pages on the device and on the host")
+    return Tier(tier)
+
+
+def acquire(state: TreeState, node: Node, tier: Tier, num_pages: Sequence[int]) -> Receipt:
+    """Lock so many pages per component back from the end of `node`; they end at node borders."""
+    for component, pages in zip(state.components, num_pages, strict=True):
+        for locked in suffix(node, pages):
+            locked.parts[component.idx].locks[tier] += 1
+    receipt = Receipt(state.next_ticket, node.id, tier, tuple(num_pages))
+    state.receipts[receipt.id] = receipt
+    state.next_ticket += 1
+    return receipt
+
+
+def release(state: TreeState, receipt: Receipt) -> None:
+    """Undo the acquire() of `receipt`, fragments included."""
+    if state.receipts.get(receipt.id) is not receipt:
+        raise TreeError(f"{receipt} is stale or not of this tree")
+    node = state.get(receipt.node)
+    del state.receipts[receipt.id]
+    for component, pages in zip(state.components, receipt.num_pages, strict=True):
+        for locked in suffix(node, pages):
+            locked.parts[component.idx].locks[receipt.tier] -= 1
+    for locked in suffix(node, max(receipt.num_pages)):
+        state.refresh(locked)
+
+
+def lock(state: TreeState, node_id: int, tier: Tier) -> Receipt:
+    node = state.get(node_id)
+    reach = [component.reach(node) for component in state.components]
+    receipt = acquire(state, node, check_tier(tier), reach)
+    state.mix(3, receipt.id, node.id, tier, *reach)
+    return receipt
+
+
+def unlock(state: TreeState, receipt: Receipt) -> None:
+    release(state, receipt)
+    state.mix(4, receipt.id)

@@ -1,0 +1,94 @@
+"""The node of the radix tree and its part per component. Data only: the rules live in the files
+beside it.
+"""
+
+from __future__ import annotations
+
+from hicache_ext.tier import Tier
+
+TIERS = (Tier.DEVICE, Tier.HOST)  # what a tree holds pages on; storage is known by keys alone
+
+
+class Part:
+    """What one component holds at one node."""
+
+    __slots__ = ("locks", "pages", "queued", "used_at")
+
+    def __init__(self, used_at: int) -> None:
+        self.pages: list[list[int] | None] = [None, None]  # by tier; the whole node's value or None
+        self.locks: list[int] = [0, 0]  # by tier; a lock also counts where there is no page
+        self.queued: list[bool] = [
+            False,
+            False,
+        ]  # by tier; whether an eviction queue knows the node
+        self.used_at = used_at  # logical clock of the last use
+
+
+class Node:
+    """A page-aligned run of tokens below `parent`; a root is its own parent and has no tokens.
+
+    root ──[ p0 p1 p2 ]── A ──[ p3 p4 ]── B        A: key p0..p2, end 3;  B: key p3 p4, end 5
+                           └──[ p5 ]────── C        children are found by their first page
+    """
+
+    __slots__ = (
+        "alive",
+        "children",
+        "children_on",
+        "end",
+        "hashes",
+        "id",
+        "key",
+        "namespace",
+        "parent",
+        "parts",
+    )
+
+    def __init__(
+        self, node_id: int, parent: Node | None, key: bytes, end: int, parts: list[Part]
+    ) -> None:
+        self.id = node_id
+        self.parent: Node = self if parent is None else parent
+        self.namespace: bytes = b"" if parent is None else parent.namespace
+        self.key = key  # tokens of this edge, u32-LE
+        self.end = end  # pages from the root to the end of this node; a split does not change it
+        self.parts = parts  # by component, in the order of registration
+        self.children: dict[bytes, Node] = {}  # by first page
+        self.children_on: list[int] = [0, 0]  # by tier: children that hold base pages there
+        self.hashes: bytes | None = None  # 32 bytes per page, once somebody asked for them
+        self.alive = True
+
+    @property
+    def is_root(self) -> bool:
+        return self.parent is self
+
+    @property
+    def start(self) -> int:
+        """Pages from the root to the beginning of this node."""
+        return 0 if self.parent is self else self.parent.end
+
+    @property
+    def num_pages(self) -> int:
+        return self.end - self.parent.end
+
+
+def path(node: Node) -> list[Node]:
+    """The nodes from below the root to `node`, root-first."""
+    nodes: list[Node] = []
+    while not node.is_root:
+        nodes.append(node)
+        node = node.parent
+    nodes.reverse()
+    return nodes
+
+
+def suffix(node: Node, num_pages: int) -> list[Node]:
+    """The nodes that cover the last `num_pages` pages before the end of `node`, bottom-up, whole
+    nodes.
+    """
+    nodes: list[Node] = []
+    begin = node.end - num_pages
+    while not node.is_root and node.end > begin:
+        nodes.append(node)
+        node = node.parent
+    return nodes

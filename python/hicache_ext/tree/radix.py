@@ -1,0 +1,215 @@
+"""RadixTree: which page of which prompt lies where. It decides and owns page ids; it moves no data.
+
+One per rank. All ranks make the same calls in the same order and so have the same tree, which
+`digest` proves; page ids themselves are not part of it. Ids that are handed in belong to the tree
+until a call hands them out again. Every error is a TreeError with the values, raised before
+anything has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hicache_ext.errors import LayoutError
+from hicache_ext.tier import Tier
+from hicache_ext.tree import evict as _evict
+from hicache_ext.tree import insert as _insert
+from hicache_ext.tree import insert_host as _insert_host
+from hicache_ext.tree import lock as _lock
+from hicache_ext.tree import match as _match
+from hicache_ext.tree import read as _read
+from hicache_ext.tree import transfer as _transfer
+from hicache_ext.tree.components.base import Component
+from hicache_ext.tree.integrity import check_integrity
+from hicache_ext.tree.key import PageKeys, hash_chain_py, namespace_seed_py
+from hicache_ext.tree.results import (
+    BackupPlan,
+    EvictResult,
+    InsertHostResult,
+    InsertResult,
+    LoadBackPlan,
+    MatchResult,
+    Receipt,
+)
+from hicache_ext.tree.show import show
+from hicache_ext.tree.state import TreeState
+from hicache_ext.tree.window import WindowTxn
+
+
+class RadixTree:
+    """A radix tree over token pages with one policy per cache kind, e.g. RadixTree(16, (Full(),
+    Swa(1024))).
+    """
+
+    def __init__(
+        self,
+        page_size: int,
+        components: Sequence[Component],
+        *,
+        page_keys: PageKeys = hash_chain_py,
+        namespace_seed: Callable[[bytes], bytes] = namespace_seed_py,
+    ) -> None:
+        """`page_size` in tokens; the first component is the base. LayoutError for values that
+        cannot be.
+        """
+        if page_size <= 0:
+            raise LayoutError(f"page_size={page_size}: a page has at least 1 token")
+        self._state = TreeState(page_size, components, page_keys, namespace_seed)
+
+    # --- what is there ----------------------------------------------------------------------------
+
+    def match_prefix(
+        self, tokens: Sequence[int] | bytes | Any, namespace: bytes = b""
+    ) -> MatchResult:
+        """The longest known prefix of `tokens`, cut to whole pages. Splits a node where the match
+        ends
+        inside of it, and marks what it found as used."""
+        self._state.guard()
+        return _match.match_prefix(self._state, tokens, namespace)
+
+    def path_pages(
+        self, node: int, component: str, tier: Tier, last: int | None = None
+    ) -> list[int]:
+        """Page ids from the root to the end of `node`, or only the `last` pages; -1 where there is
+        none.
+        """
+        return _read.path_pages(self._state, node, component, tier, last)
+
+    def keys(self, node: int) -> list[bytes]:
+        """The page keys from the root to the end of `node`; computed on first use and kept."""
+        return _read.keys(self._state, node)
+
+    def num_tokens(self, node: int) -> int:
+        """Tokens from the root to the end of `node`."""
+        return self._state.get(node).end * self._state.page_size
+
+    def namespace(self, node: int) -> bytes:
+        return self._state.get(node).namespace
+
+    # --- locks ------------------------------------------------------------------------------------
+
+    def lock(self, node: int, tier: Tier = Tier.DEVICE) -> Receipt:
+        """Keep what a sequence that ends at `node` needs on `tier`, and the nodes themselves, until
+        unlock().
+        """
+        self._state.guard()
+        return _lock.lock(self._state, node, tier)
+
+    def unlock(self, receipt: Receipt) -> None:
+        """Release a lock; a receipt is good once."""
+        self._state.guard()
+        _lock.unlock(self._state, receipt)
+
+    # --- pages in ---------------------------------------------------------------------------------
+
+    def insert(
+        self,
+        tokens: Sequence[int] | bytes | Any,
+        pages: Mapping[str, Sequence[int]],
+        namespace: bytes = b"",
+    ) -> InsertResult:
+        """Hand over device pages, one id per whole page of `tokens` and component; -1: none (not
+        the base).
+
+        The tree keeps what it lacks; the result's `released` are ids that it has no use for. Ids
+        that the tree holds at the same place may be handed in again and are neither.
+        """
+        self._state.guard()
+        return _insert.insert(self._state, tokens, pages, namespace)
+
+    def insert_host(
+        self, anchor: int, tokens: Sequence[int] | bytes | Any, full_pages: Sequence[int]
+    ) -> InsertHostResult:
+        """Hand over host pages of the base for the span `tokens` below `anchor`. Dropped, with node
+        None, if
+        the anchor is neither a root nor on the host."""
+        self._state.guard()
+        return _insert_host.insert_host(self._state, anchor, tokens, full_pages)
+
+    def window(
+        self, component: str, anchor: int, node: int | None, pages: Sequence[int]
+    ) -> WindowTxn:
+        """A transaction that puts host `pages` of `component` at the end of the path to `node`, all
+        or none.
+        """
+        self._state.guard()
+        return WindowTxn(self._state, component, anchor, node, pages)
+
+    # --- between the tiers ------------------------------------------------------------------------
+
+    def begin_backup(self, node: int) -> BackupPlan | None:
+        """Pin and list what the path to `node` has on the device only; None if there is nothing."""
+        self._state.guard()
+        return _transfer.begin_backup(self._state, node)
+
+    def commit_backup(
+        self, plan: BackupPlan, host_pages: Mapping[str, Sequence[int]]
+    ) -> dict[str, list[int]]:
+        """Hand over the filled host pages, in span order; returns those that were not needed."""
+        self._state.guard()
+        return _transfer.commit(self._state, plan, host_pages)
+
+    def abort_backup(self, plan: BackupPlan) -> None:
+        self._state.guard()
+        _transfer.abort(self._state, plan)
+
+    def begin_load_back(self, node: int) -> LoadBackPlan | None:
+        """Pin and list what `node` lacks on the device; None if nothing, TreeError if the host
+        lacks it too.
+        """
+        self._state.guard()
+        return _transfer.begin_load_back(self._state, node)
+
+    def commit_load_back(
+        self, plan: LoadBackPlan, device_pages: Mapping[str, Sequence[int]]
+    ) -> dict[str, list[int]]:
+        """Hand over the filled device pages, in span order; returns those that were not needed."""
+        self._state.guard()
+        return _transfer.commit(self._state, plan, device_pages)
+
+    def abort_load_back(self, plan: LoadBackPlan) -> None:
+        self._state.guard()
+        _transfer.abort(self._state, plan)
+
+    # --- pages out --------------------------------------------------------------------------------
+
+    def evict(self, tier: Tier, num_pages: Mapping[str, int]) -> EvictResult:
+        """Give up at least so many pages per component on `tier`, fewer if the rest is locked."""
+        self._state.guard()
+        return _evict.evict(self._state, tier, num_pages)
+
+    def clear(self, tier: Tier) -> EvictResult:
+        """Give up all that is not locked on `tier`."""
+        self._state.guard()
+        return _evict.clear(self._state, tier)
+
+    # --- inspection -------------------------------------------------------------------------------
+
+    @property
+    def page_size(self) -> int:
+        return self._state.page_size
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        return self._state.components
+
+    @property
+    def digest(self) -> int:
+        """62 bits over every changing call and its outcome: equal on ranks that made the same
+        calls.
+        """
+        return self._state.digest
+
+    def owned_pages(self, tier: Tier, component: str) -> list[int]:
+        """All page ids of `component` on `tier`, ascending."""
+        owned = self._state.owned[self._state.component(component).idx]
+        return sorted(owned[_lock.check_tier(tier)])
+
+    def check_integrity(self) -> None:
+        """Verify every invariant; TreeError with all violations. O(tree)."""
+        check_integrity(self._state)
+
+    def show(self) -> str:
+        """A picture of the tree."""
+        return show(self._state)

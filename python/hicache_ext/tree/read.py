@@ -1,0 +1,48 @@
+"""What can be asked of a path without changing anything that others see."""
+
+from __future__ import annotations
+
+from hicache_ext.errors import TreeError
+from hicache_ext.tier import Tier
+from hicache_ext.tree.lock import check_tier
+from hicache_ext.tree.node import Node, suffix
+from hicache_ext.tree.pages import HOLE
+from hicache_ext.tree.split import HASH_BYTES
+from hicache_ext.tree.state import TreeState
+
+
+def path_pages(
+    state: TreeState, node_id: int, component_name: str, tier: Tier, last: int | None
+) -> list[int]:
+    node = state.get(node_id)
+    component = state.component(component_name)
+    tier = check_tier(tier)
+    if last is not None and last < 0:
+        raise TreeError(f"last={last} pages")
+    count = node.end if last is None else min(last, node.end)
+    ids: list[int] = []
+    for part in reversed(suffix(node, count)):
+        value = part.parts[component.idx].pages[tier]
+        num_pages = part.num_pages
+        ids.extend([HOLE] * num_pages if value is None else component.spread(value, num_pages))
+    return ids[len(ids) - count :]
+
+
+def keys(state: TreeState, node_id: int) -> list[bytes]:
+    node = state.get(node_id)
+    missing: list[Node] = []
+    nodes = suffix(node, node.end)
+    for part in nodes:  # bottom-up to the first that has them: the chain below starts there
+        if part.hashes is not None:
+            break
+        missing.append(part)
+    for part in reversed(missing):
+        above = part.parent
+        seed = state.namespace_seed(part.namespace) if above.is_root else _last_key(above)
+        part.hashes = b"".join(state.page_keys(part.key, state.page_size, seed))
+    chain = b"".join(part.hashes or b"" for part in reversed(nodes))
+    return [chain[i : i + HASH_BYTES] for i in range(0, len(chain), HASH_BYTES)]
+
+
+def _last_key(node: Node) -> bytes:
+    return (node.hashes or b"")[-HASH_BYTES:]

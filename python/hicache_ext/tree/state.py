@@ -1,0 +1,189 @@
+"""The tree's data and the few primitives that change it; every operation is built of these.
+
+attach() and detach() are the only two that move a page into or out of the tree: they are its
+ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from hicache_ext.errors import LayoutError, TreeError
+from hicache_ext.tier import Tier
+from hicache_ext.tree.components.base import Component
+from hicache_ext.tree.key import TOKEN_BYTES, PageKeys
+from hicache_ext.tree.node import TIERS, Node, Part, suffix
+from hicache_ext.tree.queue import EvictQueue
+from hicache_ext.tree.results import Receipt, TransferPlan
+
+if TYPE_CHECKING:
+    from hicache_ext.tree.window import WindowTxn
+
+_DIGEST_MASK = (1 << 62) - 1
+_DIGEST_FACTOR = 0x9E3779B97F4A7C15
+
+
+class TreeState:
+    """Nodes, owned pages, clock, digest, open receipts, plans and transaction."""
+
+    def __init__(
+        self,
+        page_size: int,
+        components: Sequence[Component],
+        page_keys: PageKeys,
+        namespace_seed: Callable[[bytes], bytes],
+    ) -> None:
+        self.page_size = page_size
+        self.page_bytes = page_size * TOKEN_BYTES
+        self.components = _checked_components(components)
+        self.base = self.components[0]
+        self.page_keys = page_keys
+        self.namespace_seed = namespace_seed
+        for idx, component in enumerate(self.components):
+            component.bind(idx, page_size)
+        self.roots: dict[bytes, Node] = {}
+        self.nodes: dict[int, Node] = {}
+        self.next_id = 0
+        self.clock = (
+            0  # one step per call that uses nodes; never wall time, which ranks do not share
+        )
+        self.digest = 0
+        # Membership only: nothing may depend on the order of these sets.
+        self.owned: list[list[set[int]]] = [[set() for _ in TIERS] for _ in self.components]
+        self.queues = [[EvictQueue(c, t, self.components) for t in TIERS] for c in self.components]
+        self.receipts: dict[int, Receipt] = {}
+        self.plans: dict[int, TransferPlan] = {}
+        self.next_ticket = 0  # ids of receipts and plans
+        self.txn: WindowTxn | None = None
+
+    # --- lookups and checks ---------------------------------------------------------------------
+
+    def get(self, node_id: int) -> Node:
+        node = self.nodes.get(node_id)
+        if node is None:
+            raise TreeError(f"node {node_id} does not exist (next id {self.next_id})")
+        return node
+
+    def component(self, name: str) -> Component:
+        for component in self.components:
+            if component.name == name:
+                return component
+        known = [component.name for component in self.components]
+        raise TreeError(f"component {name!r} is unknown; this tree has {known}")
+
+    def guard(self) -> None:
+        """Every call that changes the tree starts here: none may while a window is open."""
+        if self.txn is not None:
+            raise TreeError(f"a window transaction is open: {self.txn}")
+
+    def tick(self) -> None:
+        self.clock += 1
+
+    def mix(self, *values: int) -> None:
+        """Roll `values` into the digest."""
+        digest = self.digest
+        for value in values:
+            digest = ((digest ^ (digest >> 29)) * _DIGEST_FACTOR + value + 1) & _DIGEST_MASK
+        self.digest = digest
+
+    # --- nodes ----------------------------------------------------------------------------------
+
+    def root(self, namespace: bytes) -> Node:
+        """The root of `namespace`, made on demand."""
+        root = self.roots.get(namespace)
+        if root is None:
+            root = self._make(None, b"", 0)
+            root.namespace = namespace
+            self.roots[namespace] = root
+            self.mix(1, root.id, crc32(namespace))
+        return root
+
+    def add_child(self, parent: Node, key: bytes) -> Node:
+        """A new node with the tokens `key` below `parent`, without pages."""
+        node = self._make(parent, key, parent.end + len(key) // self.page_bytes)
+        parent.children[key[: self.page_bytes]] = node
+        return node
+
+    def _make(self, parent: Node | None, key: bytes, end: int) -> Node:
+        parts = [Part(self.clock) for _ in self.components]
+        node = Node(self.next_id, parent, key, end, parts)
+        self.nodes[node.id] = node
+        self.next_id += 1
+        return node
+
+    def remove(self, node: Node) -> None:
+        """Take a node without pages, locks and children out of the tree."""
+        del node.parent.children[node.key[: self.page_bytes]]
+        del self.nodes[node.id]
+        node.alive = False
+        for queues in self.queues:
+            for queue in queues:
+                queue.forget(node)
+
+    # --- pages ----------------------------------------------------------------------------------
+
+    def attach(self, node: Node, component: Component, tier: Tier, pages: list[int]) -> None:
+        node.parts[component.idx].pages[tier] = pages
+        self.owned[component.idx][tier].update(pages)
+        if component.is_base:
+            node.parent.children_on[tier] += 1
+
+    def detach(self, node: Node, component: Component, tier: Tier) -> list[int]:
+        part = node.parts[component.idx]
+        pages = part.pages[tier]
+        if pages is None:
+            return []
+        part.pages[tier] = None
+        self.owned[component.idx][tier].difference_update(pages)
+        if component.is_base:
+            node.parent.children_on[tier] -= 1
+        return pages
+
+    def can_attach(self, node: Node, component: Component, tier: Tier) -> bool:
+        """Whether `node` lacks and may take pages: the base needs its parent's, the others the
+        base's.
+        """
+        if node.parts[component.idx].pages[tier] is not None:
+            return False
+        above = node.parent if component.is_base else node
+        return above.is_root or above.parts[self.base.idx].pages[tier] is not None
+
+    def check_unowned(self, component: Component, tier: Tier, ids: Sequence[int]) -> None:
+        """Raise TreeError if the tree has one of `ids` already, or if one is named twice."""
+        owned = self.owned[component.idx][tier]
+        if owned.isdisjoint(ids) and len(set(ids)) == len(ids):
+            return
+        seen: set[int] = set()
+        for position, page in enumerate(ids):
+            if page in owned or page in seen:
+                why = "is in the tree already" if page in owned else "is named twice"
+                raise TreeError(
+                    f"{component.name} {tier.name.lower()} page {page} {why} (new page {position})"
+                )
+            seen.add(page)
+
+    # --- order of use -----------------------------------------------------------------------------
+
+    def touch(self, node: Node) -> None:
+        """Mark what an end at `node` needs as used now."""
+        for component in self.components:
+            for used in suffix(node, component.reach(node)):
+                used.parts[component.idx].used_at = self.clock
+
+    def refresh(self, node: Node) -> None:
+        """Tell the queues that `node` may have become a candidate."""
+        if not node.is_root:
+            for queues in self.queues:
+                for queue in queues:
+                    queue.refresh(node)
+
+
+def _checked_components(components: Sequence[Component]) -> tuple[Component, ...]:
+    names = [component.name for component in components]
+    if not components or not components[0].is_base or any(c.is_base for c in components[1:]):
+        raise LayoutError(f"the first component, and only it, must be the base: {names}")
+    if len(set(names)) != len(names) or any(c.idx >= 0 for c in components):
+        raise LayoutError(f"components must be distinct and of no other tree: {names}")
+    return tuple(components)

@@ -1,0 +1,153 @@
+"""Backup (device to host) and load-back (host to device), in two steps around a copy that takes
+time.
+
+begin   lists what is missing on the target tier, pins the nodes and returns a plan commit  attaches
+the target pages that the caller filled; what somebody else attached meanwhile goes back abort
+only takes the pins away
+
+Between begin and commit the nodes of a plan may be split, inserted under and locked, but not
+evicted. A span names its node by id: after splits that is the last fragment, and the others lie
+above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from hicache_ext.errors import TreeError
+from hicache_ext.tier import Tier
+from hicache_ext.tree.lock import acquire, release
+from hicache_ext.tree.node import Node, path
+from hicache_ext.tree.pages import checked_ids
+from hicache_ext.tree.results import BackupPlan, LoadBackPlan, Receipt, Span, TransferPlan
+from hicache_ext.tree.state import TreeState
+
+PlanT = TypeVar("PlanT", bound=TransferPlan)
+
+
+def begin_backup(state: TreeState, node_id: int) -> BackupPlan | None:
+    """Everything on the path of `node_id` that the device has and the host has not."""
+    node = state.get(node_id)
+    spans = []
+    pinned = [0 for _ in state.components]  # pages back from the end of node, by component
+    for above in path(node):
+        for component in state.components:
+            device, host = above.parts[component.idx].pages
+            if device is not None and host is None:
+                spans.append(Span(above.id, component.name, above.num_pages, list(device)))
+                pinned[component.idx] = max(pinned[component.idx], node.end - above.start)
+    if not spans:
+        return None
+    pinned[state.base.idx] = node.end
+    receipts = (acquire(state, node, Tier.DEVICE, pinned),)
+    return _opened(state, BackupPlan(*_plan_fields(state, node, Tier.HOST, spans, receipts)))
+
+
+def begin_load_back(state: TreeState, node_id: int) -> LoadBackPlan | None:
+    """What `node_id` lacks on the device to be the end of a device match; TreeError if the host
+    lacks it too.
+    """
+    node = state.get(node_id)
+    reach = [component.reach(node) for component in state.components]
+    spans = []
+    for above in path(node):
+        for component in state.components:
+            device, host = above.parts[component.idx].pages
+            if device is not None or above.end <= node.end - reach[component.idx]:
+                continue
+            if host is None:
+                raise TreeError(
+                    f"node {node_id} cannot be loaded back: its {component.name} pages at tokens "
+                    f"{above.start * state.page_size}..{above.end * state.page_size} are on no tier"
+                )
+            spans.append(Span(above.id, component.name, above.num_pages, list(host)))
+    if not spans:
+        return None
+    receipts = (acquire(state, node, Tier.DEVICE, reach), acquire(state, node, Tier.HOST, reach))
+    return _opened(state, LoadBackPlan(*_plan_fields(state, node, Tier.DEVICE, spans, receipts)))
+
+
+def commit(
+    state: TreeState, plan: TransferPlan, target_pages: Mapping[str, Sequence[int]]
+) -> dict[str, list[int]]:
+    """Attach `target_pages`, by component in span order; returns those that were not needed."""
+    _check_open(state, plan)
+    ids = _checked_targets(state, plan, target_pages)
+    unused: dict[str, list[int]] = {component.name: [] for component in state.components}
+    taken = {name: 0 for name in ids}
+    for span in plan.spans:
+        name, first = span.component, taken[span.component]
+        taken[name] = first + len(span.pages)
+        _attach_span(state, plan.target, span, ids[name][first : taken[name]], unused[name])
+    _close(state, plan)
+    state.mix(10, plan.id, *(len(pages) for pages in unused.values()))
+    return unused
+
+
+def abort(state: TreeState, plan: TransferPlan) -> None:
+    _check_open(state, plan)
+    _close(state, plan)
+    state.mix(11, plan.id)
+
+
+def _plan_fields(
+    state: TreeState, node: Node, target: Tier, spans: list[Span], receipts: tuple[Receipt, ...]
+) -> tuple[int, int, Tier, tuple[Span, ...], tuple[str, ...], tuple[Receipt, ...]]:
+    names = tuple(component.name for component in state.components)
+    return state.next_ticket, node.id, target, tuple(spans), names, receipts
+
+
+def _opened(state: TreeState, plan: PlanT) -> PlanT:
+    state.plans[plan.id] = plan
+    state.next_ticket += 1
+    state.mix(9, plan.id, plan.node, plan.target, *plan.num_pages.values())
+    return plan
+
+
+def _check_open(state: TreeState, plan: TransferPlan) -> None:
+    if state.plans.get(plan.id) is not plan:
+        raise TreeError(f"plan {plan.id} of node {plan.node} is closed already or not of this tree")
+
+
+def _close(state: TreeState, plan: TransferPlan) -> None:
+    del state.plans[plan.id]
+    for receipt in plan.receipts:
+        release(state, receipt)
+
+
+def _checked_targets(
+    state: TreeState, plan: TransferPlan, target_pages: Mapping[str, Sequence[int]]
+) -> dict[str, list[int]]:
+    ids = {}
+    for name in target_pages:
+        state.component(name)
+    for name, count in plan.num_pages.items():
+        what = f"plan {plan.id}, {name} {plan.target.name.lower()} pages"
+        ids[name] = checked_ids(target_pages.get(name, []), what, count, lowest=0)
+        state.check_unowned(state.component(name), plan.target, ids[name])
+    return ids
+
+
+def _attach_span(
+    state: TreeState, target: Tier, span: Span, pages: list[int], unused: list[int]
+) -> None:
+    component = state.component(span.component)
+    pieces: list[tuple[Node, list[int]]] = []
+    rest: list[int] | None = pages
+    node, num_rest = state.get(span.node), span.num_pages
+    while rest is not None:  # bottom-up over the fragments
+        num_above = num_rest - node.num_pages
+        mine: list[int] | None = rest
+        rest = None
+        if num_above:
+            rest, mine = component.divide(mine or [], num_above)
+        if mine is not None:
+            pieces.append((node, mine))
+        node, num_rest = node.parent, num_above
+    for piece, value in reversed(pieces):  # root-first: a base needs its parent's
+        if state.can_attach(piece, component, target):
+            state.attach(piece, component, target, value)
+            state.refresh(piece)
+        else:
+            unused.extend(value)
