@@ -6,17 +6,29 @@ import threading
 import pytest
 
 from hicache_ext.errors import StorageError
-from hicache_ext.storage import MemoryStore, PageStore
+from hicache_ext.storage import FaultyStore, LocalStore, MemoryStore, PageStore, StoreNamespace
 from hicache_ext.storage.protocol import STAT_NAMES
 
 PAGE_BYTES = {"full": 4096, "swa": 1000}
+NAMESPACES = {
+    pool: StoreNamespace("model", "rev", "float32", {"num_layers": 2, "pool": pool}, 16, "0/1")
+    for pool in PAGE_BYTES
+}
 
 
 def make_memory(tmp_path) -> PageStore:
     return MemoryStore(PAGE_BYTES)
 
 
-MAKERS = {"memory": make_memory}
+def make_local(tmp_path) -> PageStore:
+    return LocalStore(tmp_path / "store", NAMESPACES, PAGE_BYTES)
+
+
+def make_faultless(tmp_path) -> PageStore:
+    return FaultyStore(MemoryStore(PAGE_BYTES))
+
+
+MAKERS = {"memory": make_memory, "local": make_local, "faulty": make_faultless}
 
 
 @pytest.fixture(params=MAKERS)
@@ -98,6 +110,9 @@ def test_duplicates_in_a_batch(store: PageStore) -> None:
     assert put(store, [5, 5, 6, 5]) == [True] * 4
     assert get(store, [5, 6, 5]) == [page_of(5), page_of(6), page_of(5)]
     assert store.stats()["num_pages"] == 2
+    pages = [memoryview(page_of(n)) for n in (7, 8)]
+    assert store.write_from("full", [key_of(7), key_of(7)], pages) == [True, True]
+    assert get(store, [7]) == [page_of(7)]
 
 
 def test_the_first_value_stays(store: PageStore) -> None:

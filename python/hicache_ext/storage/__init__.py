@@ -1,8 +1,21 @@
 """L3: the PageStore protocol and its backends."""
 
 from .endpoints import restorable_endpoints
+from .faulty import Answer, Faults, FaultyStore
+from .local import LocalStore
 from .memory import MemoryStore
 from .namespace import StoreNamespace
+from .page_file import Durability
 from .protocol import PageStore
 
-__all__ = ["MemoryStore", "PageStore", "StoreNamespace", "restorable_endpoints"]
+__all__ = [
+    "Answer",
+    "Durability",
+    "Faults",
+    "FaultyStore",
+    "LocalStore",
+    "MemoryStore",
+    "PageStore",
+    "StoreNamespace",
+    "restorable_endpoints",
+]

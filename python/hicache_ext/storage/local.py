@@ -1,0 +1,211 @@
+"""LocalStore: one checksummed file per page in a local folder that processes may share."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import StorageError
+from .folders import Writer, open_namespace, open_root, scan_pages
+from .local_pool import LocalPool
+from .namespace import StoreNamespace
+from .page_file import Durability, PageFormat
+from .protocol import STAT_NAMES, check_keys, check_page_bytes, check_pages
+
+# A device that answers so does not get better by trying every page: the store turns read-only.
+_FATAL_WRITE_ERRNOS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM,
+}  # fmt: skip
+# A thread is woken for so many bytes of a batch; for less, waking it costs more than it brings.
+_BYTES_PER_THREAD = 2 << 20
+
+_STATS = (*STAT_NAMES, "num_corrupt_pages", "num_read_errors", "num_write_errors", "is_read_only")
+
+
+class LocalStore:
+    """A PageStore over a folder that only this user may write. Several processes may share it.
+
+    Reads go straight into the caller's pages and verify header and checksum; a page that is
+    corrupt, truncated or another key's is a miss, is counted, and its file is dropped. Page-level
+    trouble never raises: where the disk is full or failing, write_from returns False and the store
+    is read-only from then on (`failure` says why). There is no quota: clear() it, or give it room.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        namespaces: Mapping[str, StoreNamespace],
+        page_bytes: Mapping[str, int],
+        *,
+        num_threads: int = 4,
+        durability: Durability = Durability.NONE,
+    ) -> None:
+        """Open or create `root`; every pool of `page_bytes` has its namespace in `namespaces`.
+
+        At most `num_threads` threads serve one batch. StorageError, with path and reason, for a
+        folder that is not writable, is no folder, is another user's, or has another format or
+        layout; also where the extra `storage` (xxhash) is not installed.
+        """
+        sizes = check_page_bytes(page_bytes)
+        if set(sizes) != set(namespaces):
+            raise StorageError(f"pools {sorted(sizes)} but namespaces for {sorted(namespaces)}")
+        if num_threads < 1:
+            raise StorageError(f"num_threads={num_threads}, expected at least 1")
+        self.root = Path(root)
+        self.failure: StorageError | None = None
+        self._durability = durability
+        self._num_threads = num_threads
+        self._pools: dict[str, LocalPool] = {}
+        self._idle = threading.Condition()
+        self._num_calls = 0
+        self._is_closed = False
+        self._root_fd = open_root(self.root)
+        try:
+            self._writer = Writer(self._root_fd, self.root)
+        except BaseException:
+            os.close(self._root_fd)
+            raise
+        try:
+            for pool, num_bytes in sizes.items():
+                self._pools[pool] = self._open_pool(pool, namespaces[pool], num_bytes)
+        except BaseException:
+            self._release()
+            raise
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="hicache-store")
+
+    def exists(self, pool: str, keys: Sequence[bytes]) -> list[bool]:
+        check_keys(pool, keys)
+        with self._call(pool) as held:
+            return [False if held is None else held.has(key) for key in keys]
+
+    def read_into(
+        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+    ) -> list[bool]:
+        results = [False] * len(keys)
+        with self._call(pool) as held:
+            if held is None:
+                return results
+            num_bytes = held.format.page_bytes
+            check_pages(pool, keys, pages, num_bytes, "read")
+            self._share(len(keys), num_bytes, lambda turns: held.read(keys, pages, results, turns))
+            num_read = sum(results)
+            held.count("num_read_pages", num_read)
+            held.count("num_missed_pages", len(keys) - num_read)
+            held.count("read_bytes", num_read * num_bytes)
+        return results
+
+    def write_from(
+        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+    ) -> list[bool]:
+        with self._call(pool) as held:
+            if held is None:
+                return [False] * len(keys)
+            num_bytes = held.format.page_bytes
+            check_pages(pool, keys, pages, num_bytes, "write")
+            firsts = {key: page for key, page in zip(reversed(keys), reversed(pages), strict=True)}
+            items = list(firsts.items())
+            stored: dict[bytes, bool] = {}
+
+            def work(turns: Iterator[int]) -> None:
+                for i in turns:
+                    key, page = items[i]
+                    stored[key] = held.has_file(key) or self._write(held, key, page)
+
+            self._share(len(items), num_bytes, work)
+            return [stored[key] for key in keys]
+
+    def remove(self, pool: str, keys: Sequence[bytes]) -> int:
+        check_keys(pool, keys)
+        with self._call(pool) as held:
+            return 0 if held is None else sum(held.drop(key) for key in keys)
+
+    def clear(self) -> None:
+        with self._call(""):
+            for held in self._pools.values():
+                held.clear()
+
+    def stats(self) -> dict[str, int]:
+        """STAT_NAMES and: num_corrupt_pages (dropped), num_read_errors, num_write_errors (pages
+        that the file system refused, or that came after it did so for good), is_read_only (0, 1).
+        """
+        totals = dict.fromkeys(_STATS, 0)
+        for held in self._pools.values():
+            for name, number in held.totals().items():
+                totals[name] += number
+            totals["num_pages"] += len(held.keys)
+        totals["is_read_only"] = int(self.failure is not None)
+        return totals
+
+    def close(self) -> None:
+        with self._idle:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._idle.wait_for(lambda: self._num_calls == 0)
+        self._threads.shutdown()
+        self._release()
+
+    def _write(self, held: LocalPool, key: bytes, page: memoryview) -> bool:
+        if self.failure is None:
+            try:
+                held.write(key, page, self._writer, self._durability)
+            except OSError as error:
+                if error.errno in _FATAL_WRITE_ERRNOS:
+                    self.failure = StorageError(f"store {self.root} is read-only: {error.strerror}")
+            else:
+                held.count("num_written_pages")
+                held.count("written_bytes", page.nbytes)
+                return True
+        held.count("num_write_errors")
+        return False
+
+    def _share(
+        self, num_pages: int, page_bytes: int, work: Callable[[Iterator[int]], None]
+    ) -> None:
+        """Run `work` here and, for a large batch, on other threads; all take turns at its pages."""
+        turns = iter(range(num_pages))  # next() is atomic
+        num_wanted = num_pages * page_bytes // _BYTES_PER_THREAD
+        num_helpers = min(self._num_threads - 1, num_wanted, num_pages - 1)
+        helpers = [self._threads.submit(work, turns) for _ in range(num_helpers)]
+        try:
+            work(turns)
+        finally:
+            # The caller's buffers are borrowed until the last helper is out of them. One that has
+            # not begun (the threads serve other batches) has nothing left to do.
+            errors = [helper.exception() for helper in helpers if not helper.cancel()]
+        for error in errors:
+            if error is not None:
+                raise error
+
+    @contextmanager
+    def _call(self, pool: str) -> Iterator[LocalPool | None]:
+        """The pool, if there is one; close() waits for the end of the block."""
+        with self._idle:
+            if self._is_closed:
+                raise StorageError(f"store {self.root} is closed")
+            self._num_calls += 1
+        try:
+            yield self._pools.get(pool)
+        finally:
+            with self._idle:
+                self._num_calls -= 1
+                self._idle.notify_all()
+
+    def _open_pool(self, pool: str, namespace: StoreNamespace, page_bytes: int) -> LocalPool:
+        page_format = PageFormat(pool, namespace.digest(), page_bytes)
+        dir_fd, path = open_namespace(self._root_fd, self.root, pool, namespace, page_bytes)
+        try:
+            keys = scan_pages(dir_fd, self._root_fd, path)
+        except BaseException:
+            os.close(dir_fd)
+            raise
+        return LocalPool(dir_fd, path, page_format, keys)
+
+    def _release(self) -> None:
+        for held in self._pools.values():
+            held.close()
+        self._writer.close()
+        os.close(self._root_fd)
