@@ -1,4 +1,4 @@
-"""The tree's operations one by one, on drawings of a few pages. Page 4, window 10 tokens: 3 pages."""
+"""The tree's operations one by one, on a few pages. Page 4, window 10 tokens: 3 pages."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_insert_then_match_gives_the_pages_back(tree):
     result = tree.insert(tokens(1, 2, 3), {"full": [7, 8, 9], "swa": [17, 18, 19]})
     assert (result.num_tokens, result.num_present_tokens) == (12, 0)
     assert result.released == {"full": [], "swa": []}
-    match = tree.match_prefix(tokens(1, 2, 3, 4) + [1])
+    match = tree.match_prefix([*tokens(1, 2, 3, 4), 1])
     assert match.node == match.device_node == match.full_node == result.node
     assert match.num_tokens == 12 and match.num_host_tokens == 0
     assert tree.path_pages(match.node, "full", Tier.DEVICE) == [7, 8, 9]

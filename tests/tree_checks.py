@@ -1,0 +1,48 @@
+"""Comparing the tree with the plain model, both ways."""
+
+import pytest
+
+
+def compare(tree, model):
+    """Everything in the model is in the tree, and nothing else is: structure, pages, locks, order
+    of use.
+    """
+    state = tree._state
+    size = state.page_bytes
+    num_pages = 0
+    assert set(state.roots) == set(model.roots)
+    assert state.clock == model.clock
+    for namespace, root in state.roots.items():
+        todo = [(root, model.roots[namespace])]
+        while todo:
+            node, page = todo.pop()
+            if page.node_id is None:
+                page.node_id = node.id
+            assert page.node_id == node.id, "a node has another id than before"
+            for child in node.children.values():
+                inner = page
+                for i in range(child.num_pages):
+                    assert inner is page or not inner.cut, f"node {child.id} should be cut"
+                    inner = inner.children.get(child.key[i * size : (i + 1) * size])
+                    assert inner is not None, f"node {child.id}: page {i} is not in the model"
+                    compare_page(tree, child, i, inner, model.kinds)
+                assert inner.cut, f"node {child.id} should not end here"
+                num_pages += child.num_pages
+                todo.append((child, inner))
+    assert num_pages == len(model.pages()), "the model has pages that the tree has not"
+
+
+def compare_page(tree, node, i, page, kinds):
+    for kind, part in zip(kinds, node.parts, strict=True):
+        held = [None if value is None else value[i] for value in part.pages]
+        where = f"node {node.id} page {i} {kind}"
+        assert held == page.held[kind], f"{where}: tree {held}, model {page.held[kind]}"
+        assert part.locks == page.locks[kind], f"{where}: {part.locks}, {page.locks[kind]}"
+        assert part.used_at == page.used[kind], f"{where}: {part.used_at}, {page.used[kind]}"
+
+
+def expect_unchanged(fuzz, error, call):
+    digest, shown = fuzz.tree.digest, fuzz.tree.show()
+    with pytest.raises(error):
+        call()
+    assert fuzz.tree.digest == digest and fuzz.tree.show() == shown

@@ -1,0 +1,318 @@
+"""The ops of the tree's fuzz: each draws its arguments, calls tree, twin and model, and compares
+results.
+"""
+
+from dataclasses import dataclass
+
+from tree_keys import page_keys
+from tree_model import DEVICE, HOST
+
+from hicache_ext.allocator import PageState
+from hicache_ext.errors import TreeError
+from hicache_ext.tier import Tier
+
+OPS = []
+
+
+def op(weight):
+    def register(function):
+        function.weight = weight
+        OPS.append(function)
+        return function
+
+    return register
+
+
+@op(8)
+def match(fuzz):
+    tokens, keys, namespace = fuzz.prompt()
+    result = fuzz.both("match_prefix", tokens, namespace)
+    ends = fuzz.model.match(keys, namespace)
+    ids = (result.node, result.device_node, result.host_node, result.full_node)
+    lengths = (
+        *(result.num_tokens, result.num_device_tokens),
+        *(result.num_host_tokens, result.num_full_tokens),
+    )
+    assert lengths == tuple(end.depth * fuzz.page_size for end in ends)
+    for end, node_id in zip(ends, ids, strict=True):
+        assert end.node_id in (None, node_id)
+        for kind in fuzz.kinds:
+            for tier in (DEVICE, HOST):
+                held = [page.held[kind][tier] for page in fuzz.model.chain(end)]
+                expected = [-1 if page is None else page for page in held]
+                assert fuzz.tree.path_pages(node_id, kind, Tier(tier)) == expected
+                assert fuzz.tree.path_pages(node_id, kind, Tier(tier), 2) == expected[-2:]
+    assert fuzz.tree.keys(ids[3]) == fuzz.twin.keys(ids[3])
+
+
+def holes(fuzz, num_pages):
+    """Which pages of a request still have SWA pages: all, the last few, or any."""
+    style = fuzz.rng.random()
+    if style < 0.2:
+        return [True] * num_pages
+    if style < 0.8:
+        first = num_pages - fuzz.rng.randint(0, 2 * fuzz.model.window_pages)
+        return [i >= first for i in range(num_pages)]
+    return [fuzz.rng.random() < 0.6 for _ in range(num_pages)]
+
+
+@op(8)
+def insert(fuzz):
+    tokens, keys, namespace = fuzz.prompt()
+    fresh = {}
+    for kind in fuzz.kinds:  # as many as could be needed; what is not used goes back at once
+        fresh[kind] = fuzz.alloc(kind, DEVICE, len(keys))
+        if fresh[kind] is None:
+            for other, ids in fresh.items():
+                fuzz.pools[other, DEVICE].free(ids or [])
+            return
+    again = (
+        fuzz.rng.random() < 0.7
+    )  # the ids of known pages are handed in again, or it computed its own
+    known = fuzz.model.walk(fuzz.model.root(namespace), keys)
+    wanted = {"full": [True] * len(keys)}
+    if "swa" in fuzz.kinds:
+        wanted["swa"] = holes(fuzz, len(keys))
+    ids = {}
+    for kind in fuzz.kinds:
+        held = [page.held[kind][DEVICE] for page in known] + [None] * (len(keys) - len(known))
+        ids[kind] = [
+            (own if own is not None and again else new) if want else -1
+            for own, new, want in zip(held, fresh[kind], wanted[kind], strict=True)
+        ]
+        unused = [page for page in fresh[kind] if page not in ids[kind]]
+        fuzz.pools[kind, DEVICE].free(unused)
+    result = fuzz.both("insert", tokens, ids, namespace)
+    end, present, released = fuzz.model.insert(keys, ids, namespace)
+    assert result.released == released
+    assert result.num_tokens == len(keys) * fuzz.page_size == end.depth * fuzz.page_size
+    assert result.num_present_tokens == present * fuzz.page_size
+    assert end.node_id in (None, result.node)
+    for kind in fuzz.kinds:
+        new = [page for page in fresh[kind] if page in ids[kind]]
+        fuzz.settle(kind, DEVICE, new, released[kind])
+
+
+@op(4)
+def lock(fuzz):
+    end, tier = fuzz.any_end(), fuzz.rng.choice((DEVICE, DEVICE, HOST))
+    if end is None or len(fuzz.locks) > 4:
+        return
+    receipts = [tree.lock(end.node_id, Tier(tier)) for tree in (fuzz.tree, fuzz.twin)]
+    fuzz.locks.append((*receipts, fuzz.model.lock(end, tier)))
+
+
+@op(4)
+def unlock(fuzz):
+    if not fuzz.locks:
+        return
+    receipt, twin_receipt, counted = fuzz.locks.pop(fuzz.rng.randrange(len(fuzz.locks)))
+    fuzz.tree.unlock(receipt)
+    fuzz.twin.unlock(twin_receipt)
+    fuzz.model.unlock(counted)
+    fuzz.refused(TreeError, lambda: fuzz.tree.unlock(receipt))
+
+
+@op(4)
+def evict(fuzz):
+    kinds = [kind for kind in fuzz.kinds if fuzz.rng.random() < 0.7]
+    fuzz.evict(fuzz.rng.choice((DEVICE, HOST)), {kind: fuzz.rng.randint(0, 9) for kind in kinds})
+
+
+@op(0.2)
+def clear(fuzz):
+    fuzz.clear(fuzz.rng.choice((DEVICE, HOST)))
+
+
+@op(4)
+def prefetch(fuzz):
+    """insert_host below an anchor, then mostly a window, as the flow of a prefetch does it."""
+    tokens, keys, namespace = fuzz.prompt()
+    fuzz.both("match_prefix", tokens, namespace)
+    anchor = fuzz.model.match(keys, namespace)[fuzz.rng.choice((0, 2, 2, 3))]
+    if anchor.node_id is None:
+        fuzz.verify()  # shows the model the id of a node that was just split off
+    span = keys[anchor.depth :]
+    span = span[: fuzz.rng.randint(0, len(span))]
+    hold = [tree.lock(anchor.node_id, Tier.HOST) for tree in (fuzz.tree, fuzz.twin)]
+    counted = fuzz.model.lock(anchor, HOST)
+    ids = fuzz.alloc("full", HOST, len(span))
+    end = anchor
+    if ids is not None:
+        first = anchor.depth * fuzz.page_size
+        part = tokens[
+            first : first + len(span) * fuzz.page_size + fuzz.rng.randrange(fuzz.page_size)
+        ]
+        assert page_keys(part, fuzz.page_size)[: len(span)] == span
+        result = fuzz.both("insert_host", anchor.node_id, b"".join(span), ids)
+        end, present, released = fuzz.model.insert_host(anchor, span, ids)
+        assert (result.node is None) == (end is None)
+        assert (result.num_present_tokens, result.released) == (present * fuzz.page_size, released)
+        assert result.total_tokens == len(span) * fuzz.page_size
+        fuzz.settle("full", HOST, ids, released)
+        fuzz.verify()
+    if "swa" in fuzz.kinds and end is not None and fuzz.rng.random() < 0.8:
+        window_at(fuzz, anchor, end)
+    for tree, receipt in zip((fuzz.tree, fuzz.twin), hold, strict=True):
+        tree.unlock(receipt)
+    fuzz.model.unlock(counted)
+
+
+@op(2)
+def window(fuzz):
+    """A window anywhere."""
+    end = fuzz.any_end()
+    if end is None or "swa" not in fuzz.kinds:
+        return
+    above = [page for page in fuzz.model.chain(end) if page.cut]
+    root = above[0] if above else end
+    while root.parent:
+        root = root.parent
+    window_at(fuzz, fuzz.rng.choice([root, *above]), end)
+
+
+def window_at(fuzz, anchor, end):
+    # The flow holds its nodes while it takes memory for the window.
+    hold = [[tree.lock(end.node_id, Tier.HOST), tree] for tree in (fuzz.tree, fuzz.twin)]
+    counted = fuzz.model.lock(end, HOST)
+    ids = fuzz.alloc("swa", HOST, fuzz.rng.randint(0, fuzz.model.window_pages + 2))
+    if ids is not None:
+        run_window(fuzz, anchor, end, ids)
+    for receipt, tree in hold:
+        tree.unlock(receipt)
+    fuzz.model.unlock(counted)
+
+
+def run_window(fuzz, anchor, end, ids):
+    args = ("swa", anchor.node_id, end.node_id, ids)
+    outcome = fuzz.rng.choice(("commit", "commit", "unstaged", "staged", "raise"))
+    if outcome != "commit":  # the twin does not even open it: a rollback leaves no trace
+        try:
+            with fuzz.tree.window(*args) as txn:
+                if outcome != "unstaged":
+                    txn.stage()
+                    fuzz.tree.check_integrity()
+                if outcome == "raise":
+                    raise KeyError
+        except KeyError:
+            pass
+        assert (txn.result.attached, txn.result.released) == ([], ids)
+        fuzz.pools["swa", HOST].free(ids)
+        return
+    results = []
+    for tree in (fuzz.tree, fuzz.twin):
+        with tree.window(*args) as txn:
+            txn.stage()
+            results.append(txn.commit())
+    attached, released = fuzz.model.window(anchor, end, ids)
+    assert results[0] == results[1]
+    assert (results[0].attached, results[0].released) == (attached, released)
+    assert sorted(attached + released) == sorted(ids)
+    fuzz.settle("swa", HOST, ids, released)
+
+
+@dataclass
+class Copy:
+    """A backup or load-back that is on its way."""
+
+    plans: tuple
+    target: int
+    pages: dict  # the model's pages, by kind
+    ids: dict  # target page ids, by kind
+    pins: list
+
+    def abort(self, fuzz):
+        name = "abort_backup" if self.target == HOST else "abort_load_back"
+        for tree, plan in zip((fuzz.tree, fuzz.twin), self.plans, strict=True):
+            getattr(tree, name)(plan)
+        for counted in self.pins:
+            fuzz.model.unlock(counted)
+        for kind, ids in self.ids.items():
+            fuzz.pools[kind, self.target].move(ids, PageState.RESERVED)
+            fuzz.pools[kind, self.target].free(ids)
+
+
+@op(4)
+def begin_copy(fuzz):
+    end, source = fuzz.any_end(), fuzz.rng.choice((DEVICE, HOST))
+    if end is None or len(fuzz.copies) > 3:
+        return
+    target = HOST if source == DEVICE else DEVICE
+    name = "begin_backup" if source == DEVICE else "begin_load_back"
+    pages = {kind: fuzz.model.missing(end, kind, source, target) for kind in fuzz.kinds}
+    if None in pages.values():
+        fuzz.refused(TreeError, lambda: getattr(fuzz.tree, name)(end.node_id))
+        return
+    plans = tuple(getattr(tree, name)(end.node_id) for tree in (fuzz.tree, fuzz.twin))
+    if not any(pages.values()):
+        assert plans == (None, None)
+        return
+    sources = plans[0].device_pages if source == DEVICE else plans[0].host_pages
+    expected = {kind: [page.held[kind][source] for page in pages[kind]] for kind in fuzz.kinds}
+    assert sources == expected
+    assert plans[0].num_pages == {kind: len(pages[kind]) for kind in fuzz.kinds}
+    copy = Copy(plans, target, pages, {}, pin(fuzz, end, pages, source))
+    for kind in fuzz.kinds:
+        ids = fuzz.alloc(kind, target, len(pages[kind]))
+        if ids is None:
+            copy.abort(fuzz)
+            return
+        fuzz.pools[kind, target].move(ids, PageState.IO)
+        copy.ids[kind] = ids
+    fuzz.copies.append(copy)
+
+
+def pin(fuzz, end, pages, source):
+    """What a plan locks: a backup all that it reads, a load-back what the end needs."""
+    if source == HOST:
+        return [fuzz.model.lock(end, tier) for tier in (DEVICE, HOST)]
+    chain = fuzz.model.chain(end)
+    reach = {kind: chain[pages[kind][0].depth - 1 :] if pages[kind] else [] for kind in fuzz.kinds}
+    return [fuzz.model.lock(end, DEVICE, {**reach, "full": chain})]
+
+
+@op(4)
+def end_copy(fuzz):
+    if not fuzz.copies:
+        return
+    copy = fuzz.copies.pop(fuzz.rng.randrange(len(fuzz.copies)))
+    if fuzz.rng.random() < 0.25:
+        copy.abort(fuzz)
+        return
+    name = "commit_backup" if copy.target == HOST else "commit_load_back"
+    results = [
+        getattr(tree, name)(plan, copy.ids)
+        for tree, plan in zip((fuzz.tree, fuzz.twin), copy.plans, strict=True)
+    ]
+    unused = fuzz.model.commit_copy(copy.pages, copy.target, copy.ids)
+    for counted in copy.pins:
+        fuzz.model.unlock(counted)
+    assert results[0] == results[1] == unused
+    for kind, ids in copy.ids.items():
+        fuzz.pools[kind, copy.target].move(
+            [i for i in ids if i in unused[kind]], PageState.RESERVED
+        )
+        kept = [page for page in ids if page not in unused[kind]]
+        fuzz.pools[kind, copy.target].move(kept, PageState.ATTACHED)
+        fuzz.pools[kind, copy.target].free(unused[kind])
+    fuzz.refused(TreeError, lambda: getattr(fuzz.tree, name)(copy.plans[0], copy.ids))
+
+
+@op(1)
+def bad_call(fuzz):
+    """Misuse: refused with nothing changed."""
+    tokens, keys, namespace = fuzz.prompt()
+    tree, rng = fuzz.tree, fuzz.rng
+    owned = tree.owned_pages(Tier.DEVICE, "full")
+    calls = [
+        lambda: tree.lock(10**9),
+        lambda: tree.begin_backup(-1),
+        lambda: tree.match_prefix([*tokens, 1 << 32], namespace),
+        lambda: tree.insert(tokens, {"full": [1] * (len(keys) + 1)}, namespace),
+        lambda: tree.insert(tokens, {"swa": [-1] * len(keys)}, namespace),
+        lambda: tree.evict(Tier.DEVICE, {"full": -1}),
+        lambda: tree.window("full", 0, 0, []).__enter__(),
+    ]
+    if owned:  # a prompt that nobody knows, with a page that the tree has
+        calls.append(lambda: tree.insert([77] * fuzz.page_size, {"full": owned[:1]}, namespace))
+    fuzz.refused(TreeError, rng.choice(calls))
