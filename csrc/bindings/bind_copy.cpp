@@ -1,14 +1,13 @@
 // Plans and CPU copies for hicache_ext.layout and hicache_ext.copy.
-#include "hicache/copy.h"
-
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <string>
 
+#include "copy_params.h"
 #include "hicache/check.h"
+#include "hicache/copy.h"
 #include "hicache/thread_pool.h"
-#include "page_ids.h"
 #include "registry.h"
 
 namespace py = pybind11;
@@ -60,20 +59,6 @@ Isa isa_of(const std::string& name) {
   if (name == "portable") return Isa::kPortable;
   if (name == "avx2") return Isa::kAvx2;
   raise(ErrorKind::kLayout, "isa='", name, "' is none of auto, portable, avx2");
-}
-
-CopyParams host_params(const Plan& plan, uintptr_t src, uintptr_t dst, const py::array& src_ids,
-                       const py::array& dst_ids) {
-  CopyParams params{};
-  params.plan = plan;
-  params.src = reinterpret_cast<const std::byte*>(src);
-  params.dst = reinterpret_cast<std::byte*>(dst);
-  params.src_ids = host_page_ids("source", src_ids);
-  params.dst_ids = host_page_ids("destination", dst_ids);
-  params.num_positions = src_ids.size();
-  HICACHE_CHECK(kLayout, src_ids.size() == dst_ids.size(),
-                "id counts differ: source=", src_ids.size(), " destination=", dst_ids.size());
-  return params;
 }
 
 int64_t copy_on_cpu(const Plan& plan, uintptr_t src, uintptr_t dst, const py::array& src_ids,

@@ -83,11 +83,8 @@ void copy_cpu(const CopyParams& params, int num_threads, Isa isa) {
   const int64_t units_per_task = std::max<int64_t>(1, kTaskBytes / tiling.segment_bytes);
   CopyParams part = params;
   for (int64_t done = 0; done < params.num_positions; done += part.num_positions) {
-    part.num_positions = std::min(params.num_positions - done, max_positions(params.plan, tiling));
-    part.src_ids.data = static_cast<const std::byte*>(params.src_ids.data) +
-                        done * static_cast<int64_t>(params.src_ids.width);
-    part.dst_ids.data = static_cast<const std::byte*>(params.dst_ids.data) +
-                        done * static_cast<int64_t>(params.dst_ids.width);
+    const int64_t most = max_positions(params.plan, tiling);
+    part = positions_of(params, done, std::min(params.num_positions - done, most));
     const int64_t num_units = part.num_positions * units_per_page;
     parallel_for((num_units + units_per_task - 1) / units_per_task, num_threads, [&](int64_t task) {
       const int64_t begin = task * units_per_task;

@@ -39,8 +39,8 @@ def lanes_unpack(
     slot_type: type[_Slot],
 ) -> tuple[tuple[int, int, int, int], dict[int, _Slot]]: ...
 
-# --- bind_copy.cpp: addresses are of byte 0 of a buffer that is at least as long as its layout says;
-# page ids are int32 or int64 [n] in host memory.
+# --- bind_copy.cpp: addresses are of byte 0 of a buffer that is as long as its layout says; page ids
+# are int32 or int64 [n] in host memory.
 
 class Ascending:
     SOURCE: Ascending
@@ -89,13 +89,57 @@ def copy_on_cpu(
     plan: Plan,
     src: int,
     dst: int,
-    src_ids: npt.NDArray[np.int32] | npt.NDArray[np.int64] | npt.NDArray[Any],
-    dst_ids: npt.NDArray[np.int32] | npt.NDArray[np.int64] | npt.NDArray[Any],
+    src_ids: npt.NDArray[Any],
+    dst_ids: npt.NDArray[Any],
     *,
     reference: bool,
     num_threads: int,
     isa: str,
 ) -> int: ...
+
+# --- bind_copy_emulator.cpp: the register kernel's loop body on the CPU
+class Emulation:
+    num_workers: int
+    num_misaligned: int
+    num_outside: int
+    max_in_flight: int
+    first_bad: int
+    num_copied: int
+
+def emulate_copy(
+    plan: Plan,
+    src: npt.NDArray[np.uint8],
+    dst: npt.NDArray[np.uint8],
+    src_ids: npt.NDArray[Any],
+    dst_ids: npt.NDArray[Any],
+    *,
+    num_blocks: int,
+    shape: str,
+    num_writes: npt.NDArray[np.uint8],
+) -> Emulation: ...
+
+# --- bind_cuda_copy.cpp: only where with_cuda
+class IdArray:
+    def __init__(self, *, address: int, width: int, on_device: bool) -> None: ...
+
+class CopyTicket:
+    def query(self) -> bool: ...
+    def wait(self) -> None: ...
+    def wait_on_stream(self, stream: int) -> None: ...
+    def result(self) -> int: ...
+
+def copy_sm_reg(
+    plan: Plan,
+    src: int,
+    dst: int,
+    src_ids: IdArray,
+    dst_ids: IdArray,
+    *,
+    num_positions: int,
+    device: int,
+    num_sms: int,
+    stream: int,
+) -> CopyTicket: ...
 
 # --- bind_host_memory.cpp
 MAX_PIN_CHUNK_BYTES: int

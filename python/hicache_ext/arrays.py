@@ -121,12 +121,35 @@ def _view_dlpack(array: Any) -> ArrayView:
 PageIds = Sequence[int] | npt.NDArray[np.int32] | npt.NDArray[np.int64] | Any
 
 
-def host_page_ids(side: str, ids: PageIds) -> npt.NDArray[Any]:
-    """Page ids in host memory as int32 or int64 [n]; else a LayoutError that names `side`."""
+def is_on_gpu(ids: PageIds) -> bool:
+    """Whether page ids lie in GPU memory already."""
     tensor = torch_tensor(ids)
     if tensor is not None:
-        if tensor.device.type != "cpu":
-            raise LayoutError(f"{side} page ids on {tensor.device} for a copy on the CPU")
+        return bool(tensor.device.type == "cuda")
+    return hasattr(ids, "__cuda_array_interface__")
+
+
+def gpu_page_ids(side: str, ids: PageIds) -> ArrayView:
+    """Page ids int32 or int64 [n] in GPU memory; their values are not looked at."""
+    seen = view(ids)
+    if seen.typestr not in _ID_TYPES or not seen.is_contiguous or len(ids.shape) != 1:
+        raise LayoutError(
+            f"{side} page ids must be int32 or int64 [n] without gaps, not {seen.typestr} "
+            f"{list(ids.shape)}"
+        )
+    return seen
+
+
+def host_page_ids(side: str, ids: PageIds) -> npt.NDArray[Any]:
+    """Page ids in host memory as int32 or int64 [n]; else a LayoutError that names `side`."""
+    if is_on_gpu(ids):
+        raise LayoutError(f"{side} page ids in GPU memory for a copy on the CPU")
+    tensor = torch_tensor(ids)
+    if tensor is not None:
+        if tensor.device.type != "cpu" or str(tensor.dtype).removeprefix("torch.") not in _ID_TYPES:
+            raise LayoutError(
+                f"{side} page ids must be int32 or int64 [n], not {tensor.dtype} on {tensor.device}"
+            )
         ids = tensor.detach().numpy()
     if not isinstance(ids, np.ndarray):
         listed = list(ids)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 
 from hicache_ext import _C, arrays
 from hicache_ext.arrays import PageIds
-from hicache_ext.errors import CudaError, LayoutError
+from hicache_ext.errors import CudaError, HiCacheError, LayoutError
 from hicache_ext.layout import KvMask, LayoutSpec, PagedBuffer
 from hicache_ext.plan import Plan, PlanAxis, Side, make_plan
+from hicache_ext.streams import current_stream, stream_handle
 
 __all__ = [
     "EXECUTORS",
@@ -33,23 +35,43 @@ EXECUTORS = ("auto", "cpu_ref", "cpu", "sm_reg")
 class Ticket:
     """A copy that was asked for. It owns its buffers until the copy is done.
 
-    The CPU executors return when the bytes are there, so their tickets are born done.
+    The CPU executors return when the bytes are there, so their tickets are born done. Dropping the
+    ticket of a CUDA copy that still runs blocks until it is done: nothing is freed under it.
     """
 
-    def __init__(self, num_bytes: int, owned: tuple[object, ...] = ()) -> None:
+    def __init__(
+        self, num_bytes: int, owned: tuple[object, ...] = (), running: _C.CopyTicket | None = None
+    ) -> None:
         self._num_bytes = num_bytes
         self._owned = owned
+        self._running = running
 
     def query(self) -> bool:
         """Whether the copy is done, well or not."""
-        return True
+        return self._running is None or self._running.query()
 
     def wait(self, stream: Any = None) -> None:
         """Without a stream, block until the copy is done; with one, let the stream wait for it."""
+        if self._running is None:
+            return
+        if stream is None:
+            self._running.wait()
+        else:
+            self._running.wait_on_stream(stream_handle(stream))
 
     def result(self) -> int:
-        """Bytes that the copy moved, after waiting for it; raises what went wrong."""
-        return self._num_bytes
+        """Bytes that the copy moved, after waiting for it; raises what went wrong.
+
+        PageIndexError: the first id out of range that the GPU met. Its page was skipped, and the
+        other pages were copied.
+        """
+        return self._num_bytes if self._running is None else self._running.result()
+
+    def __del__(self) -> None:
+        running = getattr(self, "_running", None)
+        if running is not None:
+            with contextlib.suppress(HiCacheError):  # result() is where it is told
+                running.wait()
 
 
 def copy_pages(
@@ -72,6 +94,10 @@ def copy_pages(
     executor: "cpu_ref" (plain loop), "cpu" (threads, wide non-temporal stores), "sm_reg"
     (persistent CUDA kernel), "auto" (cpu where both buffers are on the CPU, else sm_reg).
     num_threads: of the cpu executor, by default every CPU that the process may use.
+    num_sms: how many SMs sm_reg may take, by default a few where the host takes part.
+    stream: of sm_reg: a torch or CuPy stream, an object with __cuda_stream__ or a raw handle; by
+    default the current one of the framework that the GPU's buffer comes from. Ids may lie on the GPU,
+    int32 or int64; then a bad one is found there, its page skipped, and the ticket's result raises.
 
     Raises before anything is written: LayoutError (dtype of ids, unequal counts, a plan of other
     layouts, buffers that overlap, an executor that cannot reach them), PageIndexError (an id out of
@@ -85,7 +111,7 @@ def copy_pages(
             f"{dst.address:#x}+{dst.spec.num_bytes}"
         )
     if chosen == "sm_reg":
-        raise CudaError("executor sm_reg: this build of hicache_ext has no CUDA")
+        return _start_on_gpu(src, src_page_ids, dst, dst_page_ids, plan, stream, num_sms)
     if num_threads is not None and num_threads < 1:
         raise LayoutError(f"num_threads={num_threads} must be at least 1")
     num_bytes = _C.copy_on_cpu(
@@ -99,6 +125,52 @@ def copy_pages(
         isa="auto",
     )
     return Ticket(num_bytes, (src, dst))
+
+
+def _start_on_gpu(
+    src: PagedBuffer,
+    src_page_ids: PageIds,
+    dst: PagedBuffer,
+    dst_page_ids: PageIds,
+    plan: Plan,
+    stream: Any,
+    num_sms: int | None,
+) -> Ticket:
+    if not _C.with_cuda:
+        raise CudaError("executor sm_reg: this build of hicache_ext has no CUDA part")
+    if num_sms is not None and num_sms < 1:
+        raise LayoutError(f"num_sms={num_sms} must be at least 1")
+    on_gpu = src if src.device != "cpu" else dst
+    device_idx = int(on_gpu.device.partition(":")[2] or 0)
+    handle = current_stream(on_gpu.array, device_idx) if stream is None else stream_handle(stream)
+    src_ids, src_owner, num_src = _ids_for_gpu("source", src_page_ids)
+    dst_ids, dst_owner, num_dst = _ids_for_gpu("destination", dst_page_ids)
+    if num_src != num_dst:
+        raise LayoutError(f"id counts differ: source={num_src} destination={num_dst}")
+    running = _C.copy_sm_reg(
+        plan.native,
+        src.address,
+        dst.address,
+        src_ids,
+        dst_ids,
+        num_positions=num_src,
+        device=device_idx,
+        num_sms=num_sms or 0,
+        stream=handle,
+    )
+    return Ticket(0, (src, dst, src_owner, dst_owner), running)
+
+
+def _ids_for_gpu(side: str, ids: PageIds) -> tuple[_C.IdArray, object, int]:
+    """(ids for the kernel, what keeps them alive, how many)."""
+    if arrays.is_on_gpu(ids):
+        seen = arrays.gpu_page_ids(side, ids)
+        num_ids = seen.num_bytes // seen.itemsize
+        array = _C.IdArray(address=seen.address, width=seen.itemsize, on_device=True)
+        return array, ids, num_ids
+    on_host = arrays.host_page_ids(side, ids)
+    array = _C.IdArray(address=on_host.ctypes.data, width=on_host.itemsize, on_device=False)
+    return array, on_host, len(on_host)
 
 
 def gather_pages(

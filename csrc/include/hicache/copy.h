@@ -6,8 +6,6 @@
 
 #include "hicache/plan.h"
 
-struct CUstream_st;
-
 namespace hicache {
 
 enum class IdWidth : int32_t { kInt32 = 4, kInt64 = 8 };
@@ -30,6 +28,19 @@ struct CopyParams {
   PageIds dst_ids;
   int64_t num_positions;
 };
+
+// The positions [begin, begin + num_positions) of a copy.
+inline CopyParams positions_of(const CopyParams& params, int64_t begin, int64_t num_positions) {
+  const auto skip = [begin](const PageIds& ids) {
+    const auto* data = static_cast<const std::byte*>(ids.data);
+    return PageIds{data + begin * static_cast<int64_t>(ids.width), ids.width};
+  };
+  CopyParams part = params;
+  part.src_ids = skip(params.src_ids);
+  part.dst_ids = skip(params.dst_ids);
+  part.num_positions = num_positions;
+  return part;
+}
 
 // Ids in host memory: range on both sides, and no destination page twice. Throws Error(kPageIndex)
 // that names side, position and value. Returns the number of positions that are no holes.

@@ -4,11 +4,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define HICACHE_HD __host__ __device__ __forceinline__
-#else
-#define HICACHE_HD inline
-#endif
+#include "hicache/hd.h"
 
 namespace hicache {
 

@@ -1,0 +1,215 @@
+// A copy on a stream: ids up, kernel, what the guard saw back down, event.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "hicache/copy_worker.h"
+#include "hicache/cuda_check.h"
+#include "hicache/cuda_copy.h"
+
+namespace hicache {
+namespace {
+
+// Pinned blocks go back here, since cudaHostAlloc takes long and waits for the device. A block may
+// be taken again only when its ticket's event has passed: the stream may not have read it before.
+class PinnedBlocks {
+ public:
+  std::byte* take(size_t num_bytes) {
+    {
+      std::lock_guard lock(mutex_);
+      if (auto it = free_.find(num_bytes); it != free_.end()) {
+        std::byte* block = it->second;
+        free_.erase(it);
+        return block;
+      }
+    }
+    void* block = nullptr;
+    HICACHE_CUDA_CHECK(cudaHostAlloc(&block, num_bytes, cudaHostAllocPortable));
+    return static_cast<std::byte*>(block);
+  }
+
+  void give_back(std::byte* block, size_t num_bytes) noexcept {
+    std::lock_guard lock(mutex_);
+    free_.emplace(num_bytes, block);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::multimap<size_t, std::byte*> free_;
+};
+
+// Never destroyed: at the end of the process CUDA may be gone before the statics are.
+PinnedBlocks& pinned_blocks() {
+  static auto* const blocks = new PinnedBlocks;
+  return *blocks;
+}
+
+class DeviceScope {
+ public:
+  explicit DeviceScope(int device) {
+    HICACHE_CUDA_CHECK(cudaGetDevice(&before_));
+    HICACHE_CUDA_CHECK(cudaSetDevice(device));
+  }
+  ~DeviceScope() { cudaSetDevice(before_); }
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
+int device_attribute(cudaDeviceAttr attribute, int device) {
+  int value = 0;
+  HICACHE_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
+}
+
+// Whether the memory lies on the host. Pageable memory would be an illegal access in the kernel.
+bool require_reachable(const char* side, const void* address, int device) {
+  cudaPointerAttributes attributes{};
+  HICACHE_CUDA_CHECK(cudaPointerGetAttributes(&attributes, address));
+  const bool is_pageable = attributes.type == cudaMemoryTypeUnregistered;
+  HICACHE_CHECK(kCuda,
+                !is_pageable || device_attribute(cudaDevAttrPageableMemoryAccess, device) != 0,
+                side, " buffer at ", address, " is host memory that CUDA does not know: pin it");
+  return is_pageable || attributes.type == cudaMemoryTypeHost;
+}
+
+// Enough to keep a PCIe 5 link busy where the host takes part (notes on the round trip: two blocks
+// of 64 KiB in flight, doubled for slower clocks); on the device alone a copy is worth a quarter of
+// it.
+int default_num_sms(bool with_host, int device) {
+  return with_host ? 4 : std::max(1, device_attribute(cudaDevAttrMultiProcessorCount, device) / 4);
+}
+
+size_t align16(size_t num_bytes) { return (num_bytes + 15) / 16 * 16; }
+
+class StreamTicket final : public CopyTicket {
+ public:
+  StreamTicket(const CopyParams& params, const CudaCopyOptions& options)
+      : options_(options), plan_(params.plan) {
+    require_not_capturing();
+    HICACHE_CUDA_CHECK(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming));
+    try {
+      start(params);
+    } catch (...) {
+      cudaStreamSynchronize(options_.stream);  // drain before anything goes back
+      release();
+      throw;
+    }
+  }
+
+  ~StreamTicket() override {
+    cudaEventSynchronize(done_);
+    release();
+  }
+
+  bool query() override {
+    const cudaError_t code = cudaEventQuery(done_);
+    if (code == cudaErrorNotReady) return cudaGetLastError(), false;
+    return true;  // an error is done as well; result() raises it
+  }
+
+  void wait() override { HICACHE_CUDA_CHECK(cudaEventSynchronize(done_)); }
+
+  void wait_on_stream(CUstream_st* stream) override {
+    HICACHE_CUDA_CHECK(cudaStreamWaitEvent(stream, done_, 0));
+  }
+
+  int64_t result() override {
+    wait();
+    CopyGuard guard;
+    std::memcpy(&guard, pinned_, sizeof(guard));
+    if (guard.first_bad != kNoBadPage) {
+      const bool on_source = (guard.first_bad >> 32 & 1) == 0;
+      raise(ErrorKind::kPageIndex, on_source ? "source" : "destination",
+            " page id out of range: position=", guard.first_bad >> 33,
+            " value=", guard.first_bad & 0xffffffff,
+            " num_pages=", on_source ? plan_.src_num_pages : plan_.dst_num_pages,
+            " (found on the device; the page was skipped)");
+    }
+    return static_cast<int64_t>(guard.num_copied) * plan_.run_bytes * plan_.runs_per_page.divisor;
+  }
+
+ private:
+  void require_not_capturing() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    HICACHE_CUDA_CHECK(cudaStreamGetCaptureInfo(options_.stream, &status));
+    HICACHE_CHECK(kCuda, status == cudaStreamCaptureStatusNone,
+                  "the stream is being captured: a replay would read ids that are gone by then");
+  }
+
+  void start(const CopyParams& params) {
+    const bool with_host = require_reachable("source", params.src, options_.device) |
+                           require_reachable("destination", params.dst, options_.device);
+    const bool is_checked =
+        options_.src_ids_at == IdPlace::kHost && options_.dst_ids_at == IdPlace::kHost;
+    const uint64_t num_checked = is_checked ? static_cast<uint64_t>(check_page_ids(params)) : 0;
+    const CopyParams on_device = upload(params, {kNoBadPage, num_checked});
+    const int num_sms =
+        options_.num_sms > 0 ? options_.num_sms : default_num_sms(with_host, options_.device);
+    auto* const guard = is_checked ? nullptr : reinterpret_cast<CopyGuard*>(scratch_);
+    launch_copy(on_device, guard, num_sms, options_.stream);
+    if (guard != nullptr)
+      HICACHE_CUDA_CHECK(cudaMemcpyAsync(pinned_, scratch_, sizeof(CopyGuard),
+                                         cudaMemcpyDeviceToHost, options_.stream));
+    HICACHE_CUDA_CHECK(cudaFreeAsync(std::exchange(scratch_, nullptr), options_.stream));
+    HICACHE_CUDA_CHECK(cudaEventRecord(done_, options_.stream));
+  }
+
+  // One block for guard, source ids, destination ids; host ids travel in it, device ids stay put.
+  CopyParams upload(const CopyParams& params, const CopyGuard& guard) {
+    const auto bytes_of = [&](const PageIds& ids, IdPlace place) {
+      return place == IdPlace::kDevice
+                 ? 0
+                 : static_cast<size_t>(params.num_positions) * static_cast<size_t>(ids.width);
+    };
+    const size_t src_bytes = bytes_of(params.src_ids, options_.src_ids_at);
+    const size_t dst_bytes = bytes_of(params.dst_ids, options_.dst_ids_at);
+    const size_t src_at = sizeof(CopyGuard), dst_at = align16(src_at + src_bytes);
+    pinned_bytes_ = std::bit_ceil(dst_at + dst_bytes);
+    pinned_ = pinned_blocks().take(pinned_bytes_);
+    std::memcpy(pinned_, &guard, sizeof(guard));
+    if (src_bytes > 0) std::memcpy(pinned_ + src_at, params.src_ids.data, src_bytes);
+    if (dst_bytes > 0) std::memcpy(pinned_ + dst_at, params.dst_ids.data, dst_bytes);
+
+    void* scratch = nullptr;
+    HICACHE_CUDA_CHECK(cudaMallocAsync(&scratch, pinned_bytes_, options_.stream));
+    scratch_ = static_cast<std::byte*>(scratch);
+    HICACHE_CUDA_CHECK(cudaMemcpyAsync(scratch_, pinned_, dst_at + dst_bytes,
+                                       cudaMemcpyHostToDevice, options_.stream));
+    CopyParams on_device = params;
+    if (src_bytes > 0) on_device.src_ids.data = scratch_ + src_at;
+    if (dst_bytes > 0) on_device.dst_ids.data = scratch_ + dst_at;
+    return on_device;
+  }
+
+  void release() noexcept {
+    if (scratch_ != nullptr) cudaFreeAsync(scratch_, options_.stream);
+    if (pinned_ != nullptr) pinned_blocks().give_back(pinned_, pinned_bytes_);
+    if (done_ != nullptr) cudaEventDestroy(done_);
+  }
+
+  CudaCopyOptions options_;
+  Plan plan_;
+  cudaEvent_t done_ = nullptr;
+  std::byte* scratch_ = nullptr;  // device: guard, source ids, destination ids
+  std::byte* pinned_ = nullptr;   // the same on the host
+  size_t pinned_bytes_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<CopyTicket> copy_sm_reg(const CopyParams& params, const CudaCopyOptions& options) {
+  int num_devices = 0;
+  HICACHE_CUDA_CHECK(cudaGetDeviceCount(&num_devices));
+  HICACHE_CHECK(kCuda, options.device >= 0 && options.device < num_devices,
+                "device=", options.device, " num_devices=", num_devices);
+  const DeviceScope scope(options.device);
+  return std::make_unique<StreamTicket>(params, options);
+}
+
+}  // namespace hicache

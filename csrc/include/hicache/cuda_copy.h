@@ -1,0 +1,43 @@
+// Copies of pages on a CUDA stream.
+#pragma once
+
+#include <memory>
+
+#include "hicache/copy.h"
+
+struct CUstream_st;
+
+namespace hicache {
+
+struct CopyGuard;
+
+// Enqueues the register kernel on at most num_sms blocks; ids and guard are readable by the device.
+void launch_copy(const CopyParams& params, CopyGuard* guard, int num_sms, CUstream_st* stream);
+
+enum class IdPlace { kHost, kDevice };
+
+struct CudaCopyOptions {
+  IdPlace src_ids_at;
+  IdPlace dst_ids_at;
+  int device;           // of the stream
+  int num_sms;          // 0: a quota by where the two buffers are
+  CUstream_st* stream;  // nullptr is the legacy default stream
+};
+
+// A copy under way. Destroying it waits for the copy, so that nobody frees what it still reads.
+class CopyTicket {
+ public:
+  virtual ~CopyTicket() = default;
+  virtual bool query() = 0;
+  virtual void wait() = 0;                               // blocks this thread
+  virtual void wait_on_stream(CUstream_st* stream) = 0;  // that stream waits, this thread does not
+  // Bytes moved, after waiting. Throws Error(kPageIndex) with the first id out of range that the
+  // device met (its page was skipped, the others were copied), or Error(kCuda).
+  virtual int64_t result() = 0;
+};
+
+// Host ids are checked before anything is enqueued, device ids by the kernel. Throws Error(kCuda)
+// where there is no driver, no such device, or a buffer that the device cannot reach.
+std::unique_ptr<CopyTicket> copy_sm_reg(const CopyParams& params, const CudaCopyOptions& options);
+
+}  // namespace hicache
