@@ -26,6 +26,9 @@ class PagePool(ABC):
         self.spec = spec
         self.allocator = PageAllocator(spec.num_pages, name)
         self._buffer: PagedBuffer | None = None
+        # Asked for every page of a read or write; the spec computes them anew each time.
+        self._is_page_contiguous = spec.is_page_contiguous
+        self._page_bytes = spec.page_bytes
 
     @property
     def is_closed(self) -> bool:
@@ -70,13 +73,13 @@ class PagePool(ABC):
         LayoutError if pages are not contiguous in this layout or not in host memory,
         PageIndexError for a foreign id, LifetimeError if closed. The page's state is not asked.
         """
-        if not self._open().spec.is_page_contiguous:
+        if not self._open()._is_page_contiguous:
             raise LayoutError(f"pool {self.name!r}: a {self.spec.name} page is not contiguous")
         page_id = operator.index(page_id)
         if not 0 <= page_id < self.capacity:
             self._reject(page_id, position=0, what="page_view")
         start = page_id * self.spec.stride_page
-        return self._memory_view()[start : start + self.spec.page_bytes]
+        return self._memory_view()[start : start + self._page_bytes]
 
     def poison(self, page_ids: Iterable[int], byte: int = 0xFF) -> None:
         """Overwrite every byte of these pages, whatever the layout; for tests.
