@@ -1,0 +1,205 @@
+"""setup.py, CMake and cpp_extension.load: what each finds, refuses and builds."""
+
+import stat
+import sys
+import textwrap
+from pathlib import Path
+
+import pybind11
+import pytest
+from build_tools import PYTHONS, ROOT, find_python, load_setup, need, read_sources, run
+
+from hicache_ext import _C
+
+VARIABLES = ("CUDA_HOME", "CUDA_PATH", "HICACHE_CUDA", "HICACHE_CUDA_ARCHS", "HICACHE_SANITIZE")
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{textwrap.dedent(text)}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def fake_toolkit(folder: Path, release: str) -> Path:
+    """A toolkit whose nvcc only answers --version and --dryrun, as the real one does."""
+    nvcc = folder / "bin/nvcc"
+    script(
+        nvcc,
+        f"""\
+        case "$1" in
+          --version) echo "Cuda compilation tools, release {release}, V{release}.88" ;;
+          --dryrun) echo '#$ _HERE_={nvcc.parent}' >&2 ;;
+        esac
+        """,
+    )
+    return folder
+
+
+def wrap(toolkit: Path, folder: Path) -> Path:
+    """A folder with an nvcc that is a script and calls the toolkit's."""
+    return script(folder / "nvcc", f'exec "{toolkit}/bin/nvcc" "$@"\n').parent
+
+
+def test_finds_the_toolkit_behind_a_wrapper(tmp_path: Path, monkeypatch) -> None:
+    toolkit = fake_toolkit(tmp_path / "opt/cuda", "13.0")
+    monkeypatch.setenv("PATH", str(wrap(toolkit, tmp_path / "bin")))
+    assert load_setup().find_cuda_home() == toolkit
+    assert load_setup().select_cuda() == toolkit
+
+
+def test_cuda_home_wins_over_the_path(tmp_path: Path, monkeypatch) -> None:
+    one, other = (fake_toolkit(tmp_path / name, "13.0") for name in ("one", "other"))
+    monkeypatch.setenv("PATH", str(one / "bin"))
+    monkeypatch.setenv("CUDA_HOME", str(other))
+    assert load_setup().select_cuda() == other
+
+
+@pytest.mark.parametrize(
+    ("release", "accepted"), [("11.8", False), ("12.7", False), ("12.8", True), ("13.0", True)]
+)
+def test_old_nvcc_is_refused(tmp_path: Path, monkeypatch, capsys, release, accepted) -> None:
+    toolkit = fake_toolkit(tmp_path, release)
+    monkeypatch.setenv("CUDA_HOME", str(toolkit))
+    assert load_setup().select_cuda() == (toolkit if accepted else None)
+    said = capsys.readouterr().out
+    assert (f"nvcc {release}" in said and "12.8" in said) is not accepted
+    monkeypatch.setenv("HICACHE_CUDA", "1")
+    if not accepted:
+        with pytest.raises(SystemExit, match=rf"HICACHE_CUDA=1.*nvcc {release}.*12\.8"):
+            load_setup().select_cuda()
+
+
+def test_no_nvcc(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
+    assert load_setup().select_cuda() is None
+    assert "no nvcc" in capsys.readouterr().out
+    monkeypatch.setenv("HICACHE_CUDA", "1")
+    with pytest.raises(SystemExit, match=r"no nvcc in .*nowhere"):
+        load_setup().select_cuda()
+
+
+def test_cuda_can_be_switched_off(tmp_path: Path, monkeypatch) -> None:
+    toolkit = fake_toolkit(tmp_path, "13.0")
+    monkeypatch.setenv("CUDA_HOME", str(toolkit))
+    monkeypatch.setenv("HICACHE_CUDA", "0")
+    assert load_setup().select_cuda() is None
+
+
+def test_extension_of_the_cpu_part() -> None:
+    ext = load_setup().make_extension(None, "")
+    assert ext.sources == read_sources("cpu")
+    assert ext.define_macros == []
+    assert not any("cuda" in str(part) for part in ext.libraries + ext.include_dirs)
+
+
+def test_extension_with_cuda(monkeypatch) -> None:
+    ext = load_setup().make_extension(Path("/opt/cuda"), "")
+    assert sorted(ext.sources) == sorted(read_sources("cpu", "cuda"))
+    assert ext.libraries[0] == "cudart_static"
+    assert ("HICACHE_WITH_CUDA", None) in ext.define_macros
+    nvcc = " ".join(ext.extra_compile_args["nvcc"])
+    for arch in (80, 90, 100, 120):
+        assert f"code=sm_{arch}" in nvcc
+    assert "code=compute_120" in nvcc
+    assert "-Werror=all-warnings" in nvcc and "-Xcompiler=-Werror" in nvcc
+    monkeypatch.setenv("HICACHE_CUDA_ARCHS", "90")
+    monkeypatch.setenv("HICACHE_CUDART", "shared")
+    ext = load_setup().make_extension(Path("/opt/cuda"), "address,undefined")
+    codes = [flag for flag in ext.extra_compile_args["nvcc"] if "gencode" in flag]
+    assert [code.rpartition("=")[2] for code in codes] == ["sm_90", "compute_90"]
+    assert ext.libraries[0] == "cudart"
+    assert "-fsanitize=address,undefined" in ext.extra_link_args
+
+
+LOAD = """
+import sys, pybind11
+from torch.utils.cpp_extension import load
+root, build, sources = sys.argv[1], sys.argv[2], sys.argv[3:]
+cuda = any(name.endswith(".cu") for name in sources)
+define = ["-DHICACHE_WITH_CUDA"] if cuda else []
+flags = ["-std=c++20", *define]
+module = load("_C", sources, build_directory=build, with_cuda=cuda,
+              extra_include_paths=[root + "/csrc/include", pybind11.get_include()],
+              extra_cflags=["-O0", *flags], extra_cuda_cflags=flags)
+print("loaded", sorted(name for name in dir(module) if name[0] != "_"))
+"""
+
+
+def load_with_torch(*kinds: str, prelude: str = "", **env: str) -> str:
+    """Build in a kept folder, so that only the first run of a checkout compiles."""
+    folder = ROOT / "build" / "-".join(["load", *kinds])
+    folder.mkdir(parents=True, exist_ok=True)
+    return run(sys.executable, "-c", prelude + LOAD, ROOT, folder, *read_sources(*kinds), env=env)
+
+
+def test_cpp_extension_load_builds_the_same_sources() -> None:
+    told = load_with_torch("cpu")
+    assert f"loaded {sorted(name for name in dir(_C) if name[0] != '_')}" in told
+
+
+@pytest.mark.long
+def test_cpp_extension_load_with_cuda() -> None:
+    home = load_setup().select_cuda()
+    if home is None:
+        pytest.skip("no nvcc of 12.8 or later")
+    # A CPU-only torch looks for no toolkit, whatever the environment says.
+    prelude = f"import torch.utils.cpp_extension as e; e.CUDA_HOME = {str(home)!r}\n"
+    assert "loaded" in load_with_torch("cpu", "cuda", prelude=prelude, TORCH_CUDA_ARCH_LIST="9.0")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cuda", ["0", "1"])
+def test_setup_builds_both_variants(tmp_path: Path, cuda: str) -> None:
+    if cuda == "1" and load_setup().select_cuda() is None:
+        pytest.skip("no nvcc of 12.8 or later")
+    env = {"HICACHE_CUDA": cuda}
+    run(sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path, env=env)
+    (module,) = tmp_path.glob("hicache_ext/_C.*.so")
+    assert (".nv_fatbin" in run(need("readelf"), "-SW", module)) is (cuda == "1")
+
+
+def cmake(folder: Path, python: str, *options: str) -> str:
+    """Configure and build with CMake, quickly (no optimisation), with this interpreter."""
+    command = [need("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", *options]
+    pybind = f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"
+    run(*command, f"-DPython_EXECUTABLE={python}", pybind, "-DCMAKE_BUILD_TYPE=None")
+    return run("cmake", "--build", folder)
+
+
+def test_cmake_builds_the_same_module_and_the_tests_pass() -> None:
+    folder = ROOT / "build/cmake-test"
+    need("cmake")
+    cmake(folder, sys.executable, "-DHICACHE_CUDA=OFF")
+    assert "100% tests passed" in run("ctest", "--test-dir", folder)
+    (module,) = folder.glob("_C.*.so")
+    code = "import sys; sys.path[:0] = [sys.argv[1]]; import _C; print(_C.with_cuda)"
+    assert run(sys.executable, "-c", code, module.parent) == "False\n"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", PYTHONS)
+def test_module_builds_and_loads_in_every_python(version: str, tmp_path: Path) -> None:
+    """CMake needs no torch in that interpreter, so any that is there will do."""
+    python = find_python(version)
+    if python is None:
+        pytest.skip(f"no Python {version} here")
+    cmake(tmp_path, python, "-DHICACHE_CUDA=OFF")
+    code = "import sys; sys.path[:0] = [sys.argv[1]]; import _C; print(_C.with_cuda)"
+    assert run(python, "-c", code, tmp_path) == "False\n"
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_python_part_compiles_in_every_python(version: str, tmp_path: Path) -> None:
+    python = find_python(version)
+    if python is None:
+        pytest.skip(f"no Python {version} here")
+    env = {"PYTHONPYCACHEPREFIX": str(tmp_path)}
+    run(python, "-W", "error", "-m", "compileall", "-q", "-f", "python", "benchmarks", env=env)
+    assert any(tmp_path.rglob("errors.*.pyc"))
