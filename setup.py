@@ -63,7 +63,7 @@ def make_extension(cuda_home: Path | None, sanitize: str) -> Extension:
     ext = Extension("hicache_ext._C", sources)
     ext.include_dirs = [str(ROOT / "csrc/include"), pybind11.get_include()]
     ext.libraries = ["rt", "dl", "pthread"]
-    host = ["-O3", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
+    host = ["-O3", "-g0", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
     if sanitize:
         ext.extra_link_args = [f"-fsanitize={sanitize}"]
         host += [*ext.extra_link_args, "-fno-omit-frame-pointer", "-g", "-O1"]

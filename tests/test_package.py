@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from build_tools import ROOT, need, run
+from build_tools import ROOT, need, read_sources, run
 
 from hicache_ext import _C, errors
 
@@ -46,7 +46,7 @@ def test_module_asks_for_no_torch_symbol() -> None:
 
 def test_with_cuda_tells_the_truth() -> None:
     sections = run(need("readelf"), "-SW", _C.__file__)
-    assert _C.with_cuda is (".nv_fatbin" in sections)
+    assert (".nv_fatbin" in sections) is (_C.with_cuda and read_sources("cuda") != [])
 
 
 def test_native_errors_are_the_package_errors() -> None:

@@ -1,12 +1,11 @@
 // hicache_ext._C.HostMemory: the mapping as a Python buffer that counts the views taken of it.
-#include "hicache/host_memory.h"
-
 #include <pybind11/stl.h>
 
 #include <memory>
 #include <utility>
 
 #include "hicache/check.h"
+#include "hicache/host_memory.h"
 #include "registry.h"
 
 namespace py = pybind11;

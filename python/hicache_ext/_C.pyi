@@ -39,8 +39,8 @@ def lanes_unpack(
     slot_type: type[_Slot],
 ) -> tuple[tuple[int, int, int, int], dict[int, _Slot]]: ...
 
-# --- bind_copy.cpp: addresses are of byte 0 of a buffer that is as long as its layout says; page ids
-# are int32 or int64 [n] in host memory.
+# --- bind_copy.cpp: addresses are of byte 0 of a buffer that is as long as its layout says; page
+# ids are int32 or int64 [n] in host memory.
 
 class Ascending:
     SOURCE: Ascending

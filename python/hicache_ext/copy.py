@@ -96,8 +96,9 @@ def copy_pages(
     num_threads: of the cpu executor, by default every CPU that the process may use.
     num_sms: how many SMs sm_reg may take, by default a few where the host takes part.
     stream: of sm_reg: a torch or CuPy stream, an object with __cuda_stream__ or a raw handle; by
-    default the current one of the framework that the GPU's buffer comes from. Ids may lie on the GPU,
-    int32 or int64; then a bad one is found there, its page skipped, and the ticket's result raises.
+    default the current one of the framework that the GPU's buffer comes from. Ids may lie on the
+    GPU, int32 or int64; then a bad one is found there, its page skipped, and the ticket's result
+    raises.
 
     Raises before anything is written: LayoutError (dtype of ids, unequal counts, a plan of other
     layouts, buffers that overlap, an executor that cannot reach them), PageIndexError (an id out of

@@ -56,6 +56,7 @@ class SummedLinear(nn.Module):
         self.group = group
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """This rank's share of the product, summed over the ranks; [..., in] -> [..., out]."""
         partial = nn.functional.linear(states, self.weight)
         dist.all_reduce(partial, group=self.group)
         return partial if self.bias is None else partial + self.bias

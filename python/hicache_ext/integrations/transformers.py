@@ -55,6 +55,7 @@ class PageTable:
         return max(num_tokens - self.window_tokens + 1, 0)
 
     def set(self, page_ids: Sequence[int]) -> None:
+        """Take these pages, one per page (-1: a hole); PageIndexError where one is out of range."""
         for position, page_id in enumerate(page_ids):
             if not HOLE <= page_id < self.num_pool_pages:
                 raise PageIndexError(

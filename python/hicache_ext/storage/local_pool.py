@@ -49,6 +49,7 @@ class LocalPool:
         return key in self.keys or self.has_file(key)
 
     def has_file(self, key: bytes) -> bool:
+        """Ask the disk, and remember the answer: another process may have written or dropped it."""
         if not has_page(self._dir_fd, key, self.format.file_bytes):
             self.keys.discard(key)
             return False

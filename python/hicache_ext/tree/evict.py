@@ -92,6 +92,7 @@ def _bottom_up(state: TreeState) -> list[Node]:
 def evict_victim(
     state: TreeState, node: Node, component: Component, tier: Tier, result: EvictResult
 ) -> None:
+    """Take one victim's pages and what hangs on them, then any dead end left above it."""
     if not can_drop_base(node, tier, state.components):
         drop(state, node, component, tier, result)
         state.refresh(node)

@@ -21,6 +21,7 @@ from hicache_ext.tree.state import TreeState
 
 
 def check_tier(tier: Tier) -> Tier:
+    """The tier, or TreeError for one that a tree holds no pages on."""
     if tier not in TIERS:
         raise TreeError(f"tier {tier!r}: a tree holds pages on the device and on the host")
     return Tier(tier)

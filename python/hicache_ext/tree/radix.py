@@ -151,6 +151,7 @@ class RadixTree:
         return _transfer.commit(self._state, plan, host_pages)
 
     def abort_backup(self, plan: BackupPlan) -> None:
+        """Give up a backup: unpin what it pinned. The caller keeps its host pages."""
         self._state.guard()
         _transfer.abort(self._state, plan)
 
@@ -169,6 +170,7 @@ class RadixTree:
         return _transfer.commit(self._state, plan, device_pages)
 
     def abort_load_back(self, plan: LoadBackPlan) -> None:
+        """Give up a load-back: unpin what it pinned. The caller keeps its device pages."""
         self._state.guard()
         _transfer.abort(self._state, plan)
 

@@ -61,12 +61,14 @@ class TreeState:
     # --- lookups and checks ---------------------------------------------------------------------
 
     def get(self, node_id: int) -> Node:
+        """The node of this id; TreeError if there is none (any more)."""
         node = self.nodes.get(node_id)
         if node is None:
             raise TreeError(f"node {node_id} does not exist (next id {self.next_id})")
         return node
 
     def component(self, name: str) -> Component:
+        """The component of this name; TreeError with the known ones otherwise."""
         for component in self.components:
             if component.name == name:
                 return component
@@ -125,12 +127,14 @@ class TreeState:
     # --- pages ----------------------------------------------------------------------------------
 
     def attach(self, node: Node, component: Component, tier: Tier, pages: list[int]) -> None:
+        """The node takes over the pages, one per page of it; it must have none there."""
         node.parts[component.idx].pages[tier] = pages
         self.owned[component.idx][tier].update(pages)
         if component.is_base:
             node.parent.children_on[tier] += 1
 
     def detach(self, node: Node, component: Component, tier: Tier) -> list[int]:
+        """The node gives its pages up, to the caller; [] if it has none there."""
         part = node.parts[component.idx]
         pages = part.pages[tier]
         if pages is None:

@@ -86,6 +86,7 @@ def commit(
 
 
 def abort(state: TreeState, plan: TransferPlan) -> None:
+    """Unpin what the plan pinned; nothing is attached."""
     _check_open(state, plan)
     _close(state, plan)
     state.mix(11, plan.id)
