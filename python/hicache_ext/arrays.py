@@ -131,11 +131,10 @@ def is_on_gpu(ids: PageIds) -> bool:
 
 def gpu_page_ids(side: str, ids: PageIds) -> ArrayView:
     """Page ids int32 or int64 [n] in GPU memory; their values are not looked at."""
-    seen = view(ids)
-    if seen.typestr not in _ID_TYPES or not seen.is_contiguous or len(ids.shape) != 1:
+    seen, shape = view(ids), list(getattr(ids, "shape", ()))
+    if seen.typestr not in _ID_TYPES or not seen.is_contiguous or len(shape) != 1:
         raise LayoutError(
-            f"{side} page ids must be int32 or int64 [n] without gaps, not {seen.typestr} "
-            f"{list(ids.shape)}"
+            f"{side} page ids must be int32 or int64 [n] without gaps, not {seen.typestr} {shape}"
         )
     return seen
 

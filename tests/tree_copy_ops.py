@@ -1,0 +1,96 @@
+"""The ops of the tree's fuzz that copy pages between tiers: begin, and later commit or abort."""
+
+from dataclasses import dataclass
+
+from tree_model import DEVICE, HOST
+from tree_ops import op
+
+from hicache_ext.allocator import PageState
+from hicache_ext.errors import TreeError
+
+
+@dataclass
+class Copy:
+    """A backup or load-back that is on its way."""
+
+    plans: tuple
+    target: int
+    pages: dict  # the model's pages, by kind
+    ids: dict  # target page ids, by kind
+    pins: list
+
+    def abort(self, fuzz):
+        name = "abort_backup" if self.target == HOST else "abort_load_back"
+        for tree, plan in zip((fuzz.tree, fuzz.twin), self.plans, strict=True):
+            getattr(tree, name)(plan)
+        for counted in self.pins:
+            fuzz.model.unlock(counted)
+        for kind, ids in self.ids.items():
+            fuzz.pools[kind, self.target].move(ids, PageState.RESERVED)
+            fuzz.pools[kind, self.target].free(ids)
+
+
+@op(4)
+def begin_copy(fuzz):
+    end, source = fuzz.any_end(), fuzz.rng.choice((DEVICE, HOST))
+    if end is None or len(fuzz.copies) > 3:
+        return
+    target = HOST if source == DEVICE else DEVICE
+    name = "begin_backup" if source == DEVICE else "begin_load_back"
+    pages = {kind: fuzz.model.missing(end, kind, source, target) for kind in fuzz.kinds}
+    if None in pages.values():
+        fuzz.refused(TreeError, lambda: getattr(fuzz.tree, name)(end.node_id))
+        return
+    plans = tuple(getattr(tree, name)(end.node_id) for tree in (fuzz.tree, fuzz.twin))
+    if not any(pages.values()):
+        assert plans == (None, None)
+        return
+    sources = plans[0].device_pages if source == DEVICE else plans[0].host_pages
+    expected = {kind: [page.held[kind][source] for page in pages[kind]] for kind in fuzz.kinds}
+    assert sources == expected
+    assert plans[0].num_pages == {kind: len(pages[kind]) for kind in fuzz.kinds}
+    copy = Copy(plans, target, pages, {}, pin(fuzz, end, pages, source))
+    for kind in fuzz.kinds:
+        ids = fuzz.alloc(kind, target, len(pages[kind]))
+        if ids is None:
+            copy.abort(fuzz)
+            return
+        fuzz.pools[kind, target].move(ids, PageState.IO)
+        copy.ids[kind] = ids
+    fuzz.copies.append(copy)
+
+
+def pin(fuzz, end, pages, source):
+    """What a plan locks: a backup all that it reads, a load-back what the end needs."""
+    if source == HOST:
+        return [fuzz.model.lock(end, tier) for tier in (DEVICE, HOST)]
+    chain = fuzz.model.chain(end)
+    reach = {kind: chain[pages[kind][0].depth - 1 :] if pages[kind] else [] for kind in fuzz.kinds}
+    return [fuzz.model.lock(end, DEVICE, {**reach, "full": chain})]
+
+
+@op(4)
+def end_copy(fuzz):
+    if not fuzz.copies:
+        return
+    copy = fuzz.copies.pop(fuzz.rng.randrange(len(fuzz.copies)))
+    if fuzz.rng.random() < 0.25:
+        copy.abort(fuzz)
+        return
+    name = "commit_backup" if copy.target == HOST else "commit_load_back"
+    results = [
+        getattr(tree, name)(plan, copy.ids)
+        for tree, plan in zip((fuzz.tree, fuzz.twin), copy.plans, strict=True)
+    ]
+    unused = fuzz.model.commit_copy(copy.pages, copy.target, copy.ids)
+    for counted in copy.pins:
+        fuzz.model.unlock(counted)
+    assert results[0] == results[1] == unused
+    for kind, ids in copy.ids.items():
+        fuzz.pools[kind, copy.target].move(
+            [i for i in ids if i in unused[kind]], PageState.RESERVED
+        )
+        kept = [page for page in ids if page not in unused[kind]]
+        fuzz.pools[kind, copy.target].move(kept, PageState.ATTACHED)
+        fuzz.pools[kind, copy.target].free(unused[kind])
+    fuzz.refused(TreeError, lambda: getattr(fuzz.tree, name)(copy.plans[0], copy.ids))
