@@ -97,7 +97,8 @@ class FaultyStore:
         self._enter("read_into")
         results = self.inner.read_into(pool, keys, pages)
         for i, key in enumerate(keys[: len(results)]):
-            is_lost = (pool, key) in self.faults.lost | self.faults.lost_on_read
+            where = (pool, key)
+            is_lost = where in self.faults.lost or where in self.faults.lost_on_read
             is_lost |= self.faults.failed_page_idx.get(pool) == i
             if results[i] and (is_lost or self._draw("read", pool, key, self.faults.read_rate)):
                 results[i] = self._inject("num_lost_pages")
