@@ -1,4 +1,9 @@
-"""Agreement of ranks: one packed MIN per tick, and the groups that carry it."""
+"""Agreement of ranks: one packed MIN per tick, and the groups that carry it.
+
+TorchGroup is imported on first use: nothing else here needs torch.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from hicache_ext.agreement.group import DEPTH, Group
 from hicache_ext.agreement.local import LocalGroup
@@ -10,6 +15,10 @@ from hicache_ext.agreement.schema import (
     pack,
     unpack,
 )
+from hicache_ext.agreement.shm import ShmGroup
+
+if TYPE_CHECKING:
+    from hicache_ext.agreement.torch_group import TorchGroup
 
 __all__ = [
     "DEPTH",
@@ -17,8 +26,18 @@ __all__ = [
     "AgreedSlot",
     "Group",
     "LocalGroup",
+    "ShmGroup",
     "SlotState",
     "TickSchema",
+    "TorchGroup",
     "pack",
     "unpack",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TorchGroup":
+        from hicache_ext.agreement.torch_group import TorchGroup
+
+        return TorchGroup
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,237 @@
+// The tick over shared memory; the protocol is described in shm_group.h.
+#include "hicache/shm_group.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <climits>
+#include <cstring>
+#include <ctime>
+#include <sstream>
+#include <thread>
+
+#include "hicache/check.h"
+
+namespace hicache {
+namespace {
+
+constexpr int64_t kMs = 1'000'000;
+constexpr int64_t kMeetPollNs = kMs;
+constexpr int64_t kLivenessNs = 20 * kMs;  // how long a dead peer goes unnoticed
+// Longer than a peer's own jitter between two instructions, shorter than a wake-up costs.
+constexpr int64_t kSpinNs = 20'000;
+
+int64_t now_ns() {
+  timespec t;
+  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
+}
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+timespec as_timespec(int64_t ns) { return {ns / 1'000'000'000, ns % 1'000'000'000}; }
+
+// The kernel compares 32 bits: the low half of the counter, which is what changes.
+uint32_t* futex_word(std::atomic<uint64_t>& counter) {
+  static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
+  return reinterpret_cast<uint32_t*>(&counter);
+}
+
+void futex_wait(std::atomic<uint64_t>& counter, uint64_t seen, int64_t max_ns) {
+  const timespec timeout = as_timespec(max_ns);
+  ::syscall(SYS_futex, futex_word(counter), FUTEX_WAIT, static_cast<uint32_t>(seen), &timeout,
+            nullptr, 0);
+}
+
+void futex_wake_all(std::atomic<uint64_t>& counter) {
+  ::syscall(SYS_futex, futex_word(counter), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+ShmShape checked_shape(int rank, int size, int64_t num_lanes) {
+  HICACHE_CHECK(kAgreement, 1 <= size && size <= 1024, "size=", size, " not in [1, 1024]");
+  HICACHE_CHECK(kAgreement, 0 <= rank && rank < size, "rank=", rank, " not in [0, ", size, ")");
+  HICACHE_CHECK(kAgreement, 1 <= num_lanes && num_lanes <= (1 << 24), "num_lanes=", num_lanes,
+                " not in [1, 2^24]");
+  return {size, ShmGroup::kBuffers, num_lanes};
+}
+
+}  // namespace
+
+ShmGroup::ShmGroup(const std::string& name, int rank, int size, int64_t num_lanes)
+    : segment_(name, rank, checked_shape(rank, size, num_lanes)), rank_(rank) {
+  // A rank that spins on the core that its peer needs only makes it later.
+  const int num_cores = static_cast<int>(std::thread::hardware_concurrency());
+  spin_ns_ = size <= num_cores ? kSpinNs : 0;
+}
+
+ShmGroup::~ShmGroup() { close(); }
+
+bool ShmGroup::attach(double max_s) {
+  const int64_t deadline = now_ns() + static_cast<int64_t>(max_s * 1e9);
+  while (!attached_) {
+    if (segment_.is_mapped() || segment_.try_enter()) {
+      bool all = true;
+      for (int i = 0; i < size(); ++i) {
+        const ShmPresence presence = segment_.line(i).presence.load(std::memory_order_acquire);
+        all = all && presence >= ShmPresence::kPresent;
+        HICACHE_CHECK(kAgreement, presence != ShmPresence::kPresent || !segment_.is_dead(i),
+                      "group ", segment_.path(), ": rank ", i, " (pid ", segment_.line(i).pid,
+                      ") died while the ranks were meeting");
+      }
+      const std::string refusal = segment_.refusal();
+      HICACHE_CHECK(kAgreement, refusal.empty(), refusal);
+      if (all) {
+        segment_.close_door();
+        attached_ = true;
+        break;
+      }
+    }
+    if (now_ns() >= deadline) return false;
+    std::this_thread::sleep_for(std::chrono::nanoseconds(kMeetPollNs));
+  }
+  return true;
+}
+
+std::string ShmGroup::describe_absent() const {
+  std::ostringstream text;
+  text << "group " << segment_.path() << ", rank " << rank_ << " of " << size() << ": ";
+  if (!segment_.is_mapped()) {
+    text << "rank 0 has not opened the group; " << segment_.why_absent();
+    return text.str();
+  }
+  text << "absent ranks:";
+  for (int i = 0; i < size(); ++i) {
+    if (segment_.line(i).presence.load() < ShmPresence::kPresent) text << ' ' << i;
+  }
+  return text.str();
+}
+
+void ShmGroup::check_usable() const {
+  HICACHE_CHECK(kAgreement, !closed_, "rank ", rank_, ": group ", segment_.path(), " is closed");
+  HICACHE_CHECK(kAgreement, attached_, "rank ", rank_, ": group ", segment_.path(),
+                " has not met yet");
+}
+
+void ShmGroup::issue(const int64_t* lanes) {
+  check_usable();
+  HICACHE_CHECK(kAgreement, num_issued_ - num_collected_ < kDepth, "rank ", rank_, ": ", kDepth,
+                " ticks are uncollected already");
+  std::memcpy(segment_.slot(rank_, num_issued_), lanes, num_lanes() * sizeof(int64_t));
+  ++num_issued_;
+  ShmRankLine& mine = segment_.line(rank_);
+  // Sequentially consistent on both sides: either this rank sees the waiter, or the waiter sees
+  // the new number before it sleeps.
+  mine.num_issued.store(num_issued_, std::memory_order_seq_cst);
+  if (mine.num_waiters.load(std::memory_order_seq_cst) > 0) futex_wake_all(mine.num_issued);
+}
+
+bool ShmGroup::has_issued(int rank) const {
+  return segment_.line(rank).num_issued.load(std::memory_order_acquire) > num_collected_;
+}
+
+int ShmGroup::first_missing() const {
+  for (int i = 0; i < size(); ++i) {
+    if (!has_issued(i)) return i;
+  }
+  return -1;
+}
+
+// A rank that will never issue the oldest tick: in words, or empty. Dead ones are looked for once
+// in kLivenessNs, since that reads /proc.
+std::string ShmGroup::lost_rank() {
+  const int64_t now = now_ns();
+  const bool look_for_dead = now - last_liveness_ns_ >= kLivenessNs;
+  if (look_for_dead) last_liveness_ns_ = now;
+  for (int i = 0; i < size(); ++i) {
+    if (has_issued(i)) continue;
+    const ShmRankLine& line = segment_.line(i);
+    const bool closed = line.presence.load(std::memory_order_acquire) == ShmPresence::kClosed;
+    const bool lost = closed || (look_for_dead && i != rank_ && segment_.is_dead(i));
+    // It may have issued the tick and then ended.
+    if (!lost || has_issued(i)) continue;
+    std::ostringstream text;
+    text << "tick " << num_collected_ << ": rank " << i << " (pid " << line.pid << ") "
+         << (closed ? "has closed the group" : "is dead") << " after " << line.num_issued.load()
+         << " ticks";
+    return text.str();
+  }
+  return {};
+}
+
+bool ShmGroup::ready() {
+  check_usable();
+  if (num_issued_ == num_collected_) return false;
+  return first_missing() < 0 || !lost_rank().empty();
+}
+
+void ShmGroup::sleep_for(int peer, int64_t max_ns) {
+  ShmRankLine& line = segment_.line(peer);
+  line.num_waiters.fetch_add(1, std::memory_order_seq_cst);
+  const uint64_t seen = line.num_issued.load(std::memory_order_seq_cst);
+  const bool closed = line.presence.load(std::memory_order_seq_cst) == ShmPresence::kClosed;
+  if (seen <= num_collected_ && !closed) futex_wait(line.num_issued, seen, max_ns);
+  line.num_waiters.fetch_sub(1, std::memory_order_seq_cst);
+}
+
+bool ShmGroup::wait(double max_s) {
+  check_usable();
+  HICACHE_CHECK(kAgreement, num_issued_ > num_collected_, "rank ", rank_, ": no tick is issued");
+  int peer = first_missing();
+  if (peer < 0) return true;
+  const int64_t start = now_ns();
+  const int64_t deadline = start + static_cast<int64_t>(max_s * 1e9);
+  while (now_ns() < std::min(start + spin_ns_, deadline)) {
+    for (int i = 0; i < 32; ++i) relax();
+    if ((peer = first_missing()) < 0) return true;
+  }
+  for (int64_t now = now_ns(); now < deadline; now = now_ns()) {
+    sleep_for(peer, std::min(kLivenessNs, deadline - now));
+    if ((peer = first_missing()) < 0) return true;
+    const std::string lost = lost_rank();
+    HICACHE_CHECK(kAgreement, lost.empty(), lost);
+  }
+  return false;
+}
+
+void ShmGroup::collect(int64_t* out) {
+  check_usable();
+  const int missing = first_missing();
+  HICACHE_CHECK(kAgreement, num_issued_ > num_collected_ && missing < 0, "tick ", num_collected_,
+                " is not there: rank ", missing);
+  std::memcpy(out, segment_.slot(0, num_collected_), num_lanes() * sizeof(int64_t));
+  for (int i = 1; i < size(); ++i) {
+    const int64_t* lanes = segment_.slot(i, num_collected_);
+    for (int64_t lane = 0; lane < num_lanes(); ++lane) out[lane] = std::min(out[lane], lanes[lane]);
+  }
+  ++num_collected_;
+}
+
+std::string ShmGroup::describe_missing() const {
+  std::ostringstream text;
+  text << "tick " << num_collected_ << ", rank " << rank_ << " of " << size() << ": late ranks:";
+  for (int i = 0; i < size(); ++i) {
+    if (has_issued(i)) continue;
+    const ShmRankLine& line = segment_.line(i);
+    text << ' ' << i << " (pid " << line.pid << ", " << line.num_issued.load() << " ticks issued)";
+  }
+  return text.str();
+}
+
+void ShmGroup::close() {
+  if (closed_ || !segment_.is_mapped()) return;
+  closed_ = true;
+  ShmRankLine& mine = segment_.line(rank_);
+  mine.presence.store(ShmPresence::kClosed, std::memory_order_seq_cst);
+  futex_wake_all(mine.num_issued);
+}
+
+}  // namespace hicache

@@ -1,0 +1,136 @@
+"""A rank in a process of its own, driven through a pipe: what the tests of groups share."""
+
+import multiprocessing
+import os
+import signal
+import traceback
+
+import numpy as np
+
+from hicache_ext.agreement import ShmGroup, TickSchema, pack, unpack
+from hicache_ext.errors import AgreementError
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class RankCommands:
+    """What a rank can be told to do, in any process. `group` is made by make_* or handed in."""
+
+    def __init__(self, group=None):
+        self.group = group
+
+    def make_shm(self, name, rank, size, num_lanes, deadline_s):
+        self.group = ShmGroup(name, rank, size, num_lanes, deadline_s=deadline_s)
+
+    def join_torch(self, rank, size, store_path):
+        import torch
+        import torch.distributed as dist
+
+        torch.set_num_threads(1)
+        store = dist.FileStore(store_path, size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+
+    def make_torch(self, ranks, num_lanes, deadline_s):
+        import torch.distributed as dist
+
+        from hicache_ext.agreement import TorchGroup
+
+        group = dist.new_group(ranks, use_local_synchronization=True)
+        self.group = TorchGroup(group, num_lanes=num_lanes, deadline_s=deadline_s)
+
+    def issue(self, lanes):
+        self.group.issue(np.asarray(lanes, dtype=np.int64))
+
+    def result(self, deadline_s):
+        return self.group.result(deadline_s)
+
+    def ready(self):
+        return self.group.ready()
+
+    def close(self):
+        self.group.close()
+
+    def issue_tick(self, pools, num_slots, epoch, digest, slots):
+        self.schema, self.epoch = TickSchema(pools, num_slots), epoch
+        self.mine = pack(self.schema, epoch, digest, slots)
+        self.group.issue(self.mine)
+
+    def finish_tick(self, deadline_s):
+        return unpack(self.schema, self.group.result(deadline_s), self.epoch, self.mine)
+
+
+def _serve(connection):
+    commands = RankCommands()
+    while True:
+        name, args = connection.recv()
+        if name == "stop":
+            return
+        try:
+            connection.send((True, getattr(commands, name)(*args)))
+        except AgreementError as error:
+            connection.send((False, error))
+        except Exception:  # the test that sent the command shows it
+            connection.send((False, RuntimeError(traceback.format_exc())))
+
+
+class ProcessRank:
+    """start() and finish() apart let several ranks be inside a command at the same time."""
+
+    def __init__(self):
+        self._connection, theirs = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def start(self, name, *args):
+        self._connection.send((name, args))
+
+    def finish(self, timeout_s=60):
+        assert self._connection.poll(timeout_s), "the rank hangs"
+        good, value = self._connection.recv()
+        if not good:
+            raise value
+        return value
+
+    def call(self, name, *args):
+        self.start(name, *args)
+        return self.finish()
+
+    def signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self.signal(signal.SIGKILL)
+        self._process.join(10)
+
+    def stop(self):
+        if self._process.is_alive():
+            self._connection.send(("stop", ()))
+            self._process.join(10)
+        if self._process.is_alive():
+            self.kill()
+
+
+class LocalRank:
+    """A simulated rank: the command runs when its answer is asked for."""
+
+    def __init__(self, group):
+        self._commands = RankCommands(group)
+
+    def start(self, name, *args):
+        self._next = (name, args)
+
+    def finish(self, timeout_s=60):
+        name, args = self._next
+        return getattr(self._commands, name)(*args)
+
+    def call(self, name, *args):
+        self.start(name, *args)
+        return self.finish()
+
+    def kill(self):
+        self._commands.close()
