@@ -1,0 +1,103 @@
+"""What only a torch.distributed group can get wrong: three ranks over gloo name the missing one."""
+
+import time
+
+import numpy as np
+import pytest
+from group_worker import ProcessRank
+
+from hicache_ext.agreement.attendance import Attendance
+from hicache_ext.errors import AgreementError
+
+LANES = np.arange(10, dtype=np.int64)
+
+
+class DictStore:
+    """The three calls of a torch store that Attendance makes."""
+
+    def __init__(self):
+        self.content = {}
+
+    def set(self, key, value):
+        self.content[key] = value
+
+    def check(self, keys):
+        return all(key in self.content for key in keys)
+
+    def get(self, key):
+        return self.content[key].encode()
+
+
+def test_attendance_names_who_does_not_wait():
+    store = DictStore()
+    ranks = [Attendance(store, rank, 4) for rank in range(4)]
+    assert ranks[0].describe_missing(5) == "ranks [1, 2, 3] are"
+    ranks[1].here(4)  # an older tick
+    ranks[2].here(5)
+    ranks[3].here(6)
+    assert ranks[0].describe_missing(5) == "rank 1 is"
+    ranks[1].here(5)
+    assert ranks[0].describe_missing(5) == "every rank waits, so the connection is"
+
+
+def test_attendance_of_two_needs_no_store():
+    assert Attendance(None, 1, 2).describe_missing(5) == "rank 0 is"
+    assert Attendance(None, 1, 4).describe_missing(5) == "1 to 3 of the other ranks are"
+
+
+@pytest.mark.parametrize("fault", [lambda: time.sleep(30), lambda: int("x")])
+def test_attendance_survives_a_store_that_hangs_or_fails(fault):
+    class Faulty(DictStore):
+        def check(self, keys):
+            return fault()
+
+    attendance = Attendance(Faulty(), 0, 3)
+    start = time.monotonic()
+    for _ in range(5):
+        assert attendance.describe_missing(5) == "1 to 2 of the other ranks are"
+    assert time.monotonic() - start < 1
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    ranks = [ProcessRank() for _ in range(3)]
+    path = str(tmp_path_factory.mktemp("gloo") / "store")
+    all_of(ranks, "join_torch", lambda i: (i, 3, path))
+    all_of(ranks, "make_torch", lambda i: ([0, 1, 2], 10, 10.0))
+    yield ranks
+    for rank in ranks:
+        rank.stop()
+
+
+def all_of(ranks, name, args):
+    for i, rank in enumerate(ranks):
+        rank.start(name, *args(i))
+    return [rank.finish() for rank in ranks]
+
+
+def test_late_rank_of_three_is_named_and_the_group_survives(ranks):
+    for rank in (ranks[0], ranks[2]):
+        rank.call("issue", LANES)
+    for rank in (ranks[0], ranks[2]):
+        rank.start("result", 1.0)
+    for rank in (ranks[0], ranks[2]):
+        with pytest.raises(AgreementError, match=r"rank 1 is late after 1\.0 s"):
+            rank.finish()
+    ranks[1].call("issue", LANES - 1)
+    for answer in all_of(ranks, "result", lambda i: (5.0,)):
+        np.testing.assert_array_equal(answer, LANES - 1)
+
+
+def test_killed_rank_of_three_breaks_the_group_for_good(ranks):
+    for rank in (ranks[0], ranks[2]):
+        rank.call("issue", LANES)
+        rank.start("result", 20.0)
+    time.sleep(0.1)
+    start = time.monotonic()
+    ranks[1].kill()
+    for rank in (ranks[0], ranks[2]):
+        with pytest.raises(AgreementError, match="dead or disconnected"):
+            rank.finish()
+    assert time.monotonic() - start < 3
+    with pytest.raises(AgreementError, match=r"dead or disconnected|is broken"):
+        ranks[0].call("result", 1.0)
