@@ -11,7 +11,7 @@ namespace hicache {
 // constant. `volatile` keeps the loads of a round in front of its stores.
 struct DeviceMemory {
   template <class Word>
-  HICACHE_HD Word load(const std::byte* address) const {
+  HICACHE_HD Word load([[maybe_unused]] const std::byte* address) const {
     Word word;
 #ifdef __CUDA_ARCH__
     const size_t from = __cvta_generic_to_global(address);
@@ -33,7 +33,8 @@ struct DeviceMemory {
   }
 
   template <class Word>
-  HICACHE_HD void store(std::byte* address, const Word& word) const {
+  HICACHE_HD void store([[maybe_unused]] std::byte* address,
+                        [[maybe_unused]] const Word& word) const {
 #ifdef __CUDA_ARCH__
     const size_t to = __cvta_generic_to_global(address);
     if constexpr (sizeof(Word) == 16)
@@ -49,13 +50,13 @@ struct DeviceMemory {
 #endif
   }
 
-  HICACHE_HD void lower(uint64_t* target, uint64_t value) const {
+  HICACHE_HD void lower([[maybe_unused]] uint64_t* target, [[maybe_unused]] uint64_t value) const {
 #ifdef __CUDA_ARCH__
     atomicMin(reinterpret_cast<unsigned long long*>(target), value);
 #endif
   }
 
-  HICACHE_HD void increment(uint64_t* target) const {
+  HICACHE_HD void increment([[maybe_unused]] uint64_t* target) const {
 #ifdef __CUDA_ARCH__
     atomicAdd(reinterpret_cast<unsigned long long*>(target), 1ull);
 #endif

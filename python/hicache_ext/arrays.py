@@ -129,7 +129,7 @@ def is_on_gpu(ids: PageIds) -> bool:
     return hasattr(ids, "__cuda_array_interface__")
 
 
-def gpu_page_ids(side: str, ids: PageIds) -> ArrayView:
+def gpu_page_ids(side: str, ids: Any) -> ArrayView:
     """Page ids int32 or int64 [n] in GPU memory; their values are not looked at."""
     seen, shape = view(ids), list(getattr(ids, "shape", ()))
     if seen.typestr not in _ID_TYPES or not seen.is_contiguous or len(shape) != 1:
