@@ -11,7 +11,7 @@ deleted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
@@ -51,9 +51,17 @@ def release(state: TreeState, receipt: Receipt) -> None:
         state.refresh(locked)
 
 
-def lock(state: TreeState, node_id: int, tier: Tier) -> Receipt:
+def lock(
+    state: TreeState, node_id: int, tier: Tier, num_pages: Mapping[str, int] | None
+) -> Receipt:
     node = state.get(node_id)
-    reach = [component.reach(node) for component in state.components]
+    if num_pages is None:
+        reach = [component.reach(node) for component in state.components]
+    else:
+        for name in num_pages:
+            state.component(name)
+        reach = [max(0, min(num_pages.get(c.name, 0), node.end)) for c in state.components]
+        reach[state.base.idx] = node.end  # what lies on the path must not vanish
     receipt = acquire(state, node, check_tier(tier), reach)
     state.mix(3, receipt.id, node.id, tier, *reach)
     return receipt

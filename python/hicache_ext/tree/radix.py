@@ -89,12 +89,18 @@ class RadixTree:
 
     # --- locks ------------------------------------------------------------------------------------
 
-    def lock(self, node: int, tier: Tier = Tier.DEVICE) -> Receipt:
+    def lock(
+        self,
+        node: int,
+        tier: Tier = Tier.DEVICE,
+        num_pages: Mapping[str, int] | None = None,
+    ) -> Receipt:
         """Keep what a sequence that ends at `node` needs on `tier`, and the nodes themselves, until
-        unlock().
+        unlock(). `num_pages` says otherwise how many pages back from the end to keep, by component
+        (0 where it is silent); of the base it is always the path.
         """
         self._state.guard()
-        return _lock.lock(self._state, node, tier)
+        return _lock.lock(self._state, node, tier, num_pages)
 
     def unlock(self, receipt: Receipt) -> None:
         """Release a lock; a receipt is good once."""

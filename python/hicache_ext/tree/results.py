@@ -98,6 +98,11 @@ class TransferPlan:
         """Target pages that a commit needs, by component."""
         return {name: len(ids) for name, ids in self._source_pages().items()}
 
+    @property
+    def reach(self) -> dict[str, int]:
+        """Pages back from the end of `node` that the spans lie in, by component."""
+        return dict(zip(self.components, self.receipts[0].num_pages, strict=True))
+
     def _source_pages(self) -> dict[str, list[int]]:
         pages: dict[str, list[int]] = {name: [] for name in self.components}
         for span in self.spans:

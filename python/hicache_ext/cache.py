@@ -1,0 +1,294 @@
+"""HiCache, the facade that a serving loop uses. It wires tree, pools, store and group.
+
+One request's life (every rank makes the same calls in the same order):
+
+    match ----> prefetch ----> tick, tick ... ----> match ----> load_back ----> tick, tick ...
+    L1+L2 hit   asks L3         ranks agree,        now longer  L2 -> L1         pages are in L1
+                                read, commit
+    alloc ----> (forward) ----> insert ----> ... ----> release
+    new pages   writes KV       the tree owns them,    the prefix may be evicted,
+                                backed up to L2, L3    the tree keeps it if it can
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from hicache_ext.agreement.group import Group
+from hicache_ext.agreement.local import LocalGroup
+from hicache_ext.agreement.schema import TickSchema
+from hicache_ext.config import CacheConfig
+from hicache_ext.errors import LayoutError, TreeError
+from hicache_ext.flow.backup import BackupOp
+from hicache_ext.flow.context import FlowContext
+from hicache_ext.flow.engine import FlowEngine
+from hicache_ext.flow.io import Io, ThreadIo
+from hicache_ext.flow.load_back import LoadBackOp
+from hicache_ext.flow.pools import PoolSet
+from hicache_ext.flow.prefetch import PrefetchOp
+from hicache_ext.flow.record import PrefetchRecord, Record
+from hicache_ext.flow.span import Span, window_request
+from hicache_ext.keys import namespace_seed, page_keys
+from hicache_ext.match import Match
+from hicache_ext.pool import PagePool
+from hicache_ext.stats import CacheStats
+from hicache_ext.storage.protocol import PageStore
+from hicache_ext.tier import Tier
+from hicache_ext.tree.components.base import Component
+from hicache_ext.tree.components.full import Full
+from hicache_ext.tree.components.swa import Swa
+from hicache_ext.tree.key import pack_tokens
+from hicache_ext.tree.radix import RadixTree
+
+Tokens = Sequence[int] | bytes
+
+
+class HiCache:
+    """The cache of one rank.
+
+    Pools, store and group are the caller's: they outlive the cache and are closed by who made
+    them. Not thread-safe: one scheduler thread calls it, store calls run on threads of `io`.
+    """
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        device: Mapping[str, PagePool],
+        host: Mapping[str, PagePool],
+        store: PageStore | None = None,
+        group: Group | None = None,
+        io: Io | None = None,
+    ) -> None:
+        components: list[Component] = [Full()]
+        if config.window_tokens is not None:
+            components.append(Swa(config.window_tokens))
+        names = [component.name for component in components]
+        if list(device) != names:
+            raise LayoutError(f"pools {list(device)} do not fit components {names}")
+        self.config = config
+        self.pools = PoolSet(device, host, config.page_size, needs_page_view=store is not None)
+        self.tree = RadixTree(
+            config.page_size, components, page_keys=page_keys, namespace_seed=namespace_seed
+        )
+        self.stats = CacheStats()
+        self._windows = {c.name: c.window_pages for c in components[1:] if isinstance(c, Swa)}
+        self._io = io or ThreadIo()
+        self._ctx = FlowContext(
+            page_size=config.page_size,
+            tree=self.tree,
+            pools=self.pools,
+            store=store,
+            io=self._io,
+            short_window=config.short_window,
+            prefetch_threshold_tokens=config.prefetch_threshold_tokens,
+            evict_for_reserve=self.evict,
+        )
+        self._prefetches: dict[int, PrefetchOp] = {}
+        self._engine = FlowEngine(
+            TickSchema(names, config.num_slots),
+            group or LocalGroup(),
+            digest=lambda: self.tree.digest,
+            deadline_s=config.tick_deadline_s,
+        )
+
+    # -- one request -------------------------------------------------------------------------
+
+    def match(self, tokens: Tokens, namespace: bytes = b"") -> Match:
+        """Finds and locks the longest prefix that L1 and L2 can restore, whole pages only.
+
+        The caller must `release` the match. To keep one token to compute, pass `tokens[:-1]`.
+        """
+        self._engine.check_usable()
+        packed = pack_tokens(tokens)
+        found = self.tree.match_prefix(packed, namespace)
+        match = Match(packed, namespace, found.node, found.num_tokens)
+        match.hold(self.tree, found.device_node, found.num_device_tokens, self._windows)
+        self.stats.count_match(found.num_device_tokens, match.num_host_tokens)
+        return match
+
+    def prefetch(self, tokens: Tokens, namespace: bytes = b"") -> int | None:
+        """Asks L3 for what L1 and L2 lack of `tokens`; returns the op id, None if nothing to ask.
+
+        The span ends one token before the prompt's end, page aligned, where a later `match` will
+        look. The pages are in L2 once `tick` returns the op's PrefetchRecord.
+        """
+        self._engine.check_usable()
+        packed = pack_tokens(tokens)
+        page_bytes = 4 * self.config.page_size
+        num_usable = max(0, len(packed) - 4) // page_bytes * page_bytes
+        found = self.tree.match_prefix(packed[:num_usable], namespace)
+        rest = packed[4 * found.num_host_tokens : num_usable]
+        num_pages = len(rest) // page_bytes
+        covered = 4 * found.num_tokens >= num_usable
+        threshold = max(1, self.config.prefetch_threshold_tokens)
+        if self._ctx.store is None or covered or len(rest) < 4 * threshold:
+            return None
+        from_root = found.num_host_tokens == 0
+        seed = namespace_seed(namespace) if from_root else self.tree.keys(found.host_node)[-1]
+        asked = {n: window_request(w, num_pages, from_root) for n, w in self._windows.items()}
+        span = Span(
+            anchor=found.host_node,
+            from_root=from_root,
+            tokens=rest,
+            keys=page_keys(rest, self.config.page_size, seed),
+            window_pages={name: n for name, n in asked.items() if n},
+        )
+        record = PrefetchRecord(self._engine.new_id(), found.num_host_tokens, len(rest) // 4)
+        op = PrefetchOp(self._ctx, record.op_id, span, record)
+        self._prefetches[op.op_id] = op
+        self._engine.add(op)
+        return op.op_id
+
+    def abort(self, op_id: int) -> bool:
+        """Gives up a prefetch at the next tick, on all ranks; False if it is over already."""
+        op = self._prefetches.get(op_id)
+        if op is not None:
+            op.abort()
+        return op is not None
+
+    def load_back(self, match: Match) -> int | None:
+        """Brings the rest of the match from L2 to L1; returns the op id, None if nothing lacks.
+
+        When `tick` returns the op's record, `match.pages` and `num_device_tokens` are up to date.
+        """
+        self._engine.check_usable()
+        match.check_held()
+        if match.loading:
+            raise TreeError(f"a load-back of node {match.node} is in flight for this match")
+        plan = self.tree.begin_load_back(match.node)
+        if plan is None:
+            return None
+
+        def on_end(committed: bool) -> None:
+            match.loading = False
+            if committed and not match.released:
+                match.hold(self.tree, match.node, match.num_tokens, self._windows)
+
+        op = LoadBackOp(self._ctx, self._engine.new_id(), plan, on_end)
+        match.loading = True
+        self._engine.add(op)
+        return op.op_id
+
+    def alloc(self, num_pages: Mapping[str, int]) -> dict[str, list[int]] | None:
+        """Device pages for new tokens, evicting if needed: all of them, or None.
+
+        The caller owns them until it hands them to `insert` or `free`.
+        """
+        self._engine.check_usable()
+        held = self.pools.reserve(Tier.DEVICE, num_pages)
+        if held is None:
+            self.evict(Tier.DEVICE, self.pools.shortage(Tier.DEVICE, num_pages))
+            held = self.pools.reserve(Tier.DEVICE, num_pages)
+        return held
+
+    def free(self, pages: Mapping[str, Sequence[int]]) -> None:
+        """Gives back device pages that `alloc` handed out; holes (-1) are skipped."""
+        owned = {name: [i for i in ids if i >= 0] for name, ids in pages.items()}
+        self.pools.free(Tier.DEVICE, owned)
+
+    def insert(self, match: Match, tokens: Tokens, pages: Mapping[str, Sequence[int]]) -> None:
+        """Hands the pages of `tokens` to the tree; `match` then covers and locks all of them.
+
+        Shapes: `tokens` is a whole number of pages that begins with the matched prefix; `pages`
+        has one id per page and pool, -1 where the request holds none. What the tree had already
+        is freed, so use `match.pages` afterwards and not the ids given. New nodes are written
+        through to L2 and L3 by the coming ticks.
+        """
+        self._engine.check_usable()
+        match.check_held()
+        packed = pack_tokens(tokens)
+        if len(packed) % (4 * self.config.page_size):
+            raise LayoutError(
+                f"{len(packed) // 4} tokens are no whole number of pages of {self.config.page_size}"
+            )
+        given = {name: list(pages[name]) for name in self.pools.names}
+        result = self.tree.insert(packed, given, match.namespace)
+        self.pools.free(Tier.DEVICE, result.released)
+        for name, ids in given.items():
+            gone = set(result.released.get(name, ()))
+            self.pools.attach(Tier.DEVICE, name, [i for i in ids if i not in gone])
+        match.tokens, match.node, match.num_tokens = packed, result.node, result.num_tokens
+        match.hold(self.tree, result.node, result.num_tokens, self._windows)
+        num_new = (result.num_tokens - result.num_present_tokens) // self.config.page_size
+        self._engine.add_backup(BackupOp(self._ctx, result.node, num_new))
+
+    def release(self, match: Match) -> None:
+        """Drops the locks; the prefix stays cached until it is evicted."""
+        match.drop(self.tree)
+
+    def evict(self, tier: Tier, num_pages: Mapping[str, int]) -> None:
+        """Frees that many pages per pool, least recently used first, if they are unlocked."""
+        freed = self.tree.evict(tier, num_pages)
+        self.pools.free(Tier.DEVICE, freed.device)
+        self.pools.free(Tier.HOST, freed.host)
+
+    def flush(self, *tiers: Tier) -> None:
+        """Empties L1 and L2, or the given tiers, of what is not locked. Needs no op in flight."""
+        self._engine.check_usable()
+        if self._engine.num_in_flight:
+            raise TreeError(
+                f"flush with {self._engine.num_in_flight} ops in flight; call drain() first"
+            )
+        for tier in tiers or (Tier.DEVICE, Tier.HOST):
+            freed = self.tree.clear(tier)
+            self.pools.free(Tier.DEVICE, freed.device)
+            self.pools.free(Tier.HOST, freed.host)
+
+    # -- the tick ----------------------------------------------------------------------------
+
+    @property
+    def num_in_flight(self) -> int:
+        """Ops that some later tick will end."""
+        return self._engine.num_in_flight
+
+    def tick(self) -> list[Record]:
+        """Once per scheduler step, on every rank: agrees, applies, returns the ops that ended.
+
+        Raises:
+            AgreementError: a rank is late, dead or of another opinion. The cache is then unusable;
+                `close` still gives every page back.
+        """
+        self.publish()
+        return self.apply()
+
+    def publish(self) -> None:
+        """The first half of `tick`: says how far this rank is. Does not wait."""
+        self._engine.publish()
+
+    def apply(self) -> list[Record]:
+        """The second half of `tick`: waits for the other ranks and applies what they agreed."""
+        return self._ended(self._engine.apply())
+
+    def drain(self) -> list[Record]:
+        """Ticks until nothing is in flight; every rank sees that at the same tick."""
+        return self._ended(self._engine.drain())
+
+    def _ended(self, records: list[Record]) -> list[Record]:
+        for record in records:
+            self._prefetches.pop(record.op_id, None)
+        self.stats.count_records(records)
+        return records
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stops: waits for local I/O, gives back what ops in flight hold, asks no other rank."""
+        self._engine.close()
+        self._io.close()
+
+    def __enter__(self) -> HiCache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def check_integrity(self) -> None:
+        """The tree's invariants, and that the tree owns exactly the attached pages of each pool."""
+        self.tree.check_integrity()
+        self.pools.check_owned(self.tree.owned_pages)

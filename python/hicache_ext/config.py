@@ -1,0 +1,35 @@
+"""The configuration of a HiCache; equal on every rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hicache_ext.errors import LayoutError
+from hicache_ext.flow.context import ShortWindow
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Checked when it is made; `window_tokens` None means a model with full attention only."""
+
+    page_size: int
+    window_tokens: int | None = None
+    prefetch_threshold_tokens: int = 0  # smaller L3 hits are not worth a read
+    short_window: ShortWindow = ShortWindow.KEEP_FULL
+    num_slots: int = 64  # ops that can be in flight at once; more wait in line
+    tick_deadline_s: float = 30.0  # a rank later than this is an AgreementError on the others
+
+    def __post_init__(self) -> None:
+        if self.page_size <= 0:
+            raise LayoutError(f"page_size={self.page_size} must be positive")
+        if self.window_tokens is not None and self.window_tokens <= 0:
+            raise LayoutError(
+                f"window_tokens={self.window_tokens} must be positive; None means no window"
+            )
+        if self.num_slots <= 0:
+            raise LayoutError(f"num_slots={self.num_slots} must be positive")
+        if self.prefetch_threshold_tokens < 0 or self.tick_deadline_s <= 0:
+            raise LayoutError(
+                f"prefetch_threshold_tokens={self.prefetch_threshold_tokens}, "
+                f"tick_deadline_s={self.tick_deadline_s}"
+            )

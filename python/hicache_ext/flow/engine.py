@@ -1,0 +1,107 @@
+"""Runs the flows of one rank: one fixed-shape collective per tick moves all ops by its result."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from hicache_ext.agreement.group import Group
+from hicache_ext.agreement.schema import Lanes, TickSchema, pack, unpack
+from hicache_ext.errors import AgreementError, HiCacheError
+from hicache_ext.flow.backup import BackupOp
+from hicache_ext.flow.op import Op, OpTable
+from hicache_ext.flow.record import Record
+
+DRAIN_PAUSE_S = 0.0002  # between ticks that ended nothing: the I/O threads want the core more
+
+
+class FlowEngine:
+    """The ops in flight and the tick that moves them."""
+
+    def __init__(
+        self, schema: TickSchema, group: Group, digest: Callable[[], int], deadline_s: float
+    ) -> None:
+        self._schema = schema
+        self._group = group
+        self._digest = digest
+        self._deadline_s = deadline_s
+        self._ops = OpTable(schema.num_slots)
+        self._backups: deque[BackupOp] = deque()
+        self._copying: BackupOp | None = None
+        self._published: Lanes | None = None
+        self._epoch = 0
+        self._num_ops = 0
+        self._broken: AgreementError | None = None
+        self._closed = False
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._ops) + len(self._backups)
+
+    def new_id(self) -> int:
+        """The next op's id: every rank creates the same ops in the same order."""
+        self._num_ops += 1
+        return self._num_ops
+
+    def add(self, op: Op) -> None:
+        self._ops.add(op)
+
+    def add_backup(self, op: BackupOp) -> None:
+        """Backups copy one after the other: none copies what an earlier one is copying."""
+        self._backups.append(op)
+
+    def check_usable(self) -> None:
+        """Raises once the cache is closed or the ranks have parted."""
+        if self._closed:
+            raise HiCacheError("the cache is closed")
+        if self._broken is not None:
+            raise AgreementError(f"the ranks no longer agree: {self._broken}") from self._broken
+
+    def publish(self) -> None:
+        """Says how far this rank is; does not wait."""
+        self.check_usable()
+        while self._backups and (self._copying is None or self._copying.in_tree):
+            op = self._backups.popleft()
+            if op.begin(self.new_id()):
+                self._copying = op
+                self._ops.add(op)
+        self._ops.admit()
+        self._epoch += 1
+        lanes = pack(self._schema, self._epoch, self._digest(), self._ops.states())
+        self._group.issue(lanes)
+        self._published = lanes
+
+    def apply(self) -> list[Record]:
+        """Waits for the other ranks and applies what was agreed; returns the ops that ended."""
+        self.check_usable()
+        if self._published is None:
+            raise HiCacheError("apply without a publish before it")
+        try:
+            lanes = self._group.result(self._deadline_s)
+            agreed = unpack(self._schema, lanes, self._epoch, self._published)
+        except AgreementError as error:
+            self._broken = error
+            raise
+        self._published = None
+        return [op.record for op in self._ops.apply(agreed)]
+
+    def drain(self) -> list[Record]:
+        """Ticks until nothing is in flight; every rank sees that at the same tick."""
+        records: list[Record] = []
+        while self.num_in_flight:
+            self.publish()
+            ended = self.apply()
+            records += ended
+            if not ended:
+                time.sleep(DRAIN_PAUSE_S)
+        return records
+
+    def close(self) -> None:
+        """Waits for local I/O and gives back what the ops hold; asks no other rank."""
+        if self._closed:
+            return
+        self._closed = True
+        while self._backups:
+            self._backups.pop().cancel()
+        self._ops.cancel_all()

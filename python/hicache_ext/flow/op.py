@@ -1,0 +1,97 @@
+"""What the three flows share: an op takes a slot of the tick and moves only by what was agreed.
+
+    pending --(a slot is free)--> start() --> [state() -> tick -> apply()] ... --> done
+
+Every rank creates the same ops in the same order, so slot i holds the same op everywhere; the tick
+verifies that. `state()` says how far this rank is, `apply()` gets the minimum over all ranks and
+is the only place where an op changes its phase.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Protocol
+
+from hicache_ext.agreement.schema import AgreedSlot, SlotState
+from hicache_ext.flow.record import Record
+
+
+class Phase(IntEnum):
+    """Where an op is; travels in the tick, so the values are part of the wire format."""
+
+    QUERY = 1  # asking the store which endpoints it has; agreeing on one
+    RESERVE = 2  # pages are held, the ranks vote
+    COPY = 3  # between device and host
+    READ = 4  # store to host
+    STORE = 5  # host to store
+    DRAIN = 6  # aborted or failed on some rank: waiting for I/O that still touches our pages
+    DONE = 7
+
+
+class Op(Protocol):
+    """One op of a flow."""
+
+    op_id: int
+
+    @property
+    def record(self) -> Record:
+        """How it ended; complete once `apply` has returned True."""
+
+    def start(self) -> None:
+        """Got its slot; may begin local work."""
+
+    def state(self) -> SlotState:
+        """What this rank publishes in the coming tick."""
+
+    def apply(self, agreed: AgreedSlot) -> bool:
+        """Moves on by what all ranks agreed; True when the op is over and owns nothing any more."""
+
+    def cancel(self) -> None:
+        """Gives everything back without asking the other ranks: this rank is shutting down."""
+
+
+class OpTable:
+    """The slots of the tick. Ops beyond them wait in line, on every rank in the same order."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._slots: list[Op | None] = [None] * num_slots
+        self._pending: deque[Op] = deque()
+
+    def add(self, op: Op) -> None:
+        self._pending.append(op)
+
+    def __len__(self) -> int:
+        return len(self._pending) + sum(op is not None for op in self._slots)
+
+    def admit(self) -> None:
+        """Fills free slots, lowest first, in the order of `add`."""
+        for slot, op in enumerate(self._slots):
+            if not self._pending:
+                return
+            if op is None:
+                op = self._pending.popleft()
+                self._slots[slot] = op
+                op.start()
+
+    def states(self) -> dict[int, SlotState]:
+        return {slot: op.state() for slot, op in enumerate(self._slots) if op is not None}
+
+    def apply(self, agreed: Mapping[int, AgreedSlot]) -> list[Op]:
+        """Applies a tick's result in op order; returns the ops that it finished."""
+        held = [(op.op_id, slot, op) for slot, op in enumerate(self._slots) if op is not None]
+        finished = []
+        for _, slot, op in sorted(held, key=lambda entry: entry[0]):
+            if op.apply(agreed[slot]):
+                self._slots[slot] = None
+                finished.append(op)
+        return finished
+
+    def cancel_all(self) -> None:
+        """Youngest first, so that nothing is taken from under an older op."""
+        held = [op for op in self._slots if op is not None] + list(self._pending)
+        self._slots = [None] * len(self._slots)
+        self._pending.clear()
+        for op in sorted(held, key=lambda op: -op.op_id):
+            op.cancel()

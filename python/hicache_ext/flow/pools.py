@@ -1,0 +1,139 @@
+"""The pools of one rank, addressed by tier and name, in the order of the tick's lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from hicache_ext.copy import Plan, Ticket, copy_pages, make_plan
+from hicache_ext.errors import LayoutError, TreeError
+from hicache_ext.pool import PagePool, PageState
+from hicache_ext.tier import Tier
+
+Pages = Mapping[str, Sequence[int]]
+
+
+class Copies:
+    """Copies under way, one ticket per pool."""
+
+    def __init__(self, tickets: list[Ticket]) -> None:
+        self._tickets = tickets
+
+    def done(self) -> bool:
+        return all(ticket.query() for ticket in self._tickets)
+
+    def wait(self) -> None:
+        """Waits until no copy touches its pages any more."""
+        for ticket in self._tickets:
+            ticket.wait()
+
+    def result(self) -> int:
+        """Waits; returns the bytes moved, or raises what went wrong once all have stopped."""
+        self.wait()
+        return sum(ticket.result() for ticket in self._tickets)
+
+
+class PoolSet:
+    """Device and host pool per component, and the two copy plans between each pair."""
+
+    def __init__(
+        self,
+        device: Mapping[str, PagePool],
+        host: Mapping[str, PagePool],
+        page_size: int,
+        needs_page_view: bool,
+    ) -> None:
+        if list(device) != list(host):
+            raise LayoutError(f"device pools {list(device)} and host pools {list(host)} differ")
+        self.names = tuple(device)
+        self._pools = {Tier.DEVICE: dict(device), Tier.HOST: dict(host)}
+        self._plans: dict[tuple[str, Tier], Plan] = {}
+        for name in self.names:
+            specs = device[name].spec, host[name].spec
+            if any(spec.page_size != page_size for spec in specs):
+                raise LayoutError(
+                    f"pool {name}: page_size {specs[0].page_size} on device, "
+                    f"{specs[1].page_size} on host, {page_size} in the tree"
+                )
+            if needs_page_view and not specs[1].is_page_contiguous:
+                raise LayoutError(
+                    f"host pool {name} has layout {specs[1].name}; a store needs one whose pages "
+                    "are contiguous, such as page_unified"
+                )
+            self._plans[name, Tier.HOST] = make_plan(specs[0], specs[1])
+            self._plans[name, Tier.DEVICE] = make_plan(specs[1], specs[0])
+
+    def get(self, tier: Tier, name: str) -> PagePool:
+        return self._pools[tier][name]
+
+    def reserve(self, tier: Tier, need: Mapping[str, int]) -> dict[str, list[int]] | None:
+        """All the pages or none."""
+        held: dict[str, list[int]] = {}
+        for name, num_pages in need.items():
+            ids = self._pools[tier][name].alloc(num_pages)
+            if ids is None:
+                self.free(tier, held)
+                return None
+            held[name] = ids
+        return held
+
+    def shortage(self, tier: Tier, need: Mapping[str, int]) -> dict[str, int]:
+        """Pages that each pool lacks; at least one if nothing is lacking but a pool refused."""
+        short = {
+            name: max(0, num_pages - self._pools[tier][name].allocator.num_free)
+            for name, num_pages in need.items()
+        }
+        if not any(short.values()):
+            short = {name: int(num_pages > 0) for name, num_pages in need.items()}
+        return short
+
+    def free(self, tier: Tier, pages: Pages) -> None:
+        for name, ids in pages.items():
+            if ids:
+                self._pools[tier][name].free(ids)
+
+    def move(self, tier: Tier, pages: Pages, to: PageState) -> None:
+        for name, ids in pages.items():
+            if ids:
+                self._pools[tier][name].move(ids, to)
+
+    def attach(self, tier: Tier, name: str, ids: Iterable[int]) -> None:
+        """The tree took these; those that it had before stay as they are."""
+        allocator = self._pools[tier][name].allocator
+        fresh = [i for i in ids if i >= 0 and allocator.state(i) != PageState.ATTACHED]
+        if fresh:
+            allocator.move(fresh, PageState.ATTACHED)
+
+    def copy(self, to: Tier, sources: Pages, targets: Pages) -> Copies:
+        """Starts the copies between the two tiers, pool by pool.
+
+        On a GPU they are enqueued on the caller's current stream, behind the kernels that wrote
+        the pages and before those that will read them.
+        """
+        other = Tier.HOST if to == Tier.DEVICE else Tier.DEVICE
+        tickets = []
+        for name in self.names:
+            if targets.get(name):
+                ticket = copy_pages(
+                    self._pools[other][name].buffer,
+                    list(sources[name]),
+                    self._pools[to][name].buffer,
+                    list(targets[name]),
+                    plan=self._plans[name, to],
+                )
+                tickets.append(ticket)
+        return Copies(tickets)
+
+    def check_owned(self, owned_pages: Callable[[Tier, str], list[int]]) -> None:
+        """Each page has one owner: those marked attached are exactly those that the tree has."""
+        for tier, pools in self._pools.items():
+            for name, pool in pools.items():
+                allocator = pool.allocator
+                allocator.check_integrity()
+                owned = owned_pages(tier, name)
+                wrong = [i for i in owned if allocator.state(i) != PageState.ATTACHED]
+                num_attached = allocator.counts()[PageState.ATTACHED]
+                if wrong or num_attached != len(owned) or len(set(owned)) != len(owned):
+                    raise TreeError(
+                        f"pool {name} on {tier.name}: {num_attached} pages attached, the tree owns "
+                        f"{len(owned)}, of which not attached: {wrong[:8]}"
+                    )

@@ -1,0 +1,245 @@
+"""Prefetch, L3 to L2: find an endpoint that every rank can restore, read it, graft it.
+
+QUERY    each rank asks its store; the ranks agree on the largest endpoint that all have
+RESERVE  host pages for the FULL hit and for the window, on every rank or on none
+READ     FULL pages in order, then the window; the ranks agree on the fewest that arrived
+commit   FULL pages into the tree; the window only if every page of it arrived everywhere
+DRAIN    after an abort: the pages are freed when no rank's I/O touches them any more
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from hicache_ext.agreement.schema import AgreedSlot, SlotState
+from hicache_ext.flow.context import FlowContext
+from hicache_ext.flow.io import settle
+from hicache_ext.flow.op import Phase
+from hicache_ext.flow.record import Outcome, PrefetchRecord
+from hicache_ext.flow.reserve import Reservation, Verdict
+from hicache_ext.flow.span import Span, commit_span
+from hicache_ext.pool import PageState
+from hicache_ext.storage.endpoints import restorable_endpoints
+from hicache_ext.storage.protocol import PageStore
+from hicache_ext.tier import Tier
+
+READ_BATCH_PAGES = 64  # between two looks at the abort flag
+
+
+@dataclass
+class Arrived:
+    """Leading pages that a rank has read; a page after a gap is worth nothing."""
+
+    num_full: int
+    num_window: dict[str, int]
+    num_bytes: int
+
+
+def read_leading(
+    store: PageStore,
+    pool: str,
+    keys: Sequence[bytes],
+    pages: Sequence[memoryview],
+    stop: threading.Event,
+) -> int:
+    """Reads pages in order until one is missing; returns how many came before it."""
+    num_read = 0
+    for start in range(0, len(keys), READ_BATCH_PAGES):
+        if stop.is_set():
+            break
+        batch = slice(start, start + READ_BATCH_PAGES)
+        arrived = store.read_into(pool, keys[batch], pages[batch])
+        # A store that answers short, or not at all, has not read the rest.
+        num_leading = next((i for i, ok in enumerate(arrived) if not ok), len(arrived))
+        num_read += num_leading
+        if num_leading < len(keys[batch]):
+            break
+    return num_read
+
+
+class PrefetchOp:
+    """One prefetch on one rank."""
+
+    def __init__(self, ctx: FlowContext, op_id: int, span: Span, record: PrefetchRecord) -> None:
+        self.op_id = op_id
+        self.record = record
+        self._ctx = ctx
+        self._span = span
+        self._phase = Phase.QUERY
+        self._stop = threading.Event()
+        self._endpoints: list[int] | None = None  # unknown until the query is back
+        self._proposal = 0
+        self._query: Future[list[int]] | None = None
+        self._reservation: Reservation | None = None
+        self._read: Future[Arrived] | None = None
+        # The anchor must not be evicted from under us, in whatever phase we are.
+        self._anchor_receipt = ctx.tree.lock(span.anchor, Tier.HOST)
+
+    # -- what this rank publishes ------------------------------------------------------------
+
+    def start(self) -> None:
+        self._query = self._ctx.io.submit(self._ask_store)
+
+    def abort(self) -> None:
+        """The request is gone. Takes effect at the next tick, on all ranks."""
+        self._stop.set()
+
+    def state(self) -> SlotState:
+        zeros = (0,) * len(self._ctx.pools.names)
+        ready, num_pages, short, hits = True, 0, zeros, zeros
+        if self._phase == Phase.QUERY:
+            ready = self._query_is_back()
+            num_pages = self._proposal
+        elif self._phase == Phase.RESERVE and self._reservation is not None:
+            short = self._reservation.short()
+        elif self._phase == Phase.READ and self._read is not None:
+            ready = self._read.done()
+            if ready:
+                arrived = self._arrived()
+                num_pages = arrived.num_full
+                hits = tuple(arrived.num_window.get(n, 0) for n in self._ctx.pools.names)
+        elif self._phase == Phase.DRAIN:
+            ready = all(f is None or f.done() for f in (self._query, self._read))
+        failed = self._stop.is_set() and self._phase != Phase.DRAIN
+        return SlotState(self.op_id, self._phase, ready, num_pages, short, hits, failed)
+
+    def _ask_store(self) -> list[int]:
+        """The endpoints of the span that this rank's store can restore. Runs on an I/O thread."""
+        span, store = self._span, self._ctx.store
+        assert store is not None
+        full = store.exists("full", span.keys)
+        windows: dict[str, tuple[Sequence[bool], int]] = {
+            name: (store.exists(name, span.keys), num_pages)
+            for name, num_pages in span.window_pages.items()
+        }
+        return restorable_endpoints(full, windows, from_root=span.from_root)
+
+    def _query_is_back(self) -> bool:
+        """Takes the answer when it is there; the first proposal is the largest endpoint."""
+        if self._endpoints is None and self._query is not None and self._query.done():
+            endpoints, error = settle(self._query, [], "prefetch query")
+            if error:
+                self.record.local_errors.append(error)
+            self._endpoints = endpoints
+            self._proposal = max(endpoints, default=0)
+        return self._endpoints is not None
+
+    # -- what all ranks agreed ---------------------------------------------------------------
+
+    def apply(self, agreed: AgreedSlot) -> bool:
+        if agreed.any_failed and self._phase != Phase.DRAIN:
+            self._stop.set()
+            self._phase = Phase.DRAIN
+            return False
+        if not agreed.all_ready:
+            return False
+        if self._phase == Phase.QUERY:
+            return self._apply_query(agreed)
+        if self._phase == Phase.RESERVE:
+            return self._apply_reserve(agreed)
+        if self._phase == Phase.READ:
+            return self._apply_read(agreed)
+        return self._finish(Outcome.ABORTED, "aborted")
+
+    def _apply_query(self, agreed: AgreedSlot) -> bool:
+        if agreed.min_pages < agreed.max_pages:
+            # Not every rank can restore what another proposed. Each goes down to its largest
+            # endpoint that is no larger than the smallest proposal. No common endpoint is ever
+            # skipped (it is at most every proposal), so this ends at the largest common one.
+            below = [e for e in self._endpoints or () if e <= agreed.min_pages]
+            self._proposal = max(below, default=0)
+            return False
+        num_hit = agreed.min_pages
+        self.record.num_hit_tokens = num_hit * self._ctx.page_size
+        if num_hit == 0:
+            return self._finish(Outcome.MISS, "not in the store of every rank")
+        if self.record.num_hit_tokens < self._ctx.prefetch_threshold_tokens:
+            return self._finish(Outcome.BELOW_THRESHOLD, f"hit of {num_hit} pages")
+        self._span.cut(num_hit)
+        need = {"full": num_hit, **self._span.window_pages}
+        self.record.num_window_pages = dict(self._span.window_pages)
+        self._reservation = Reservation(
+            self._ctx.pools, Tier.HOST, need, self._ctx.evict_for_reserve
+        )
+        self._phase = Phase.RESERVE
+        return False
+
+    def _apply_reserve(self, agreed: AgreedSlot) -> bool:
+        assert self._reservation is not None
+        verdict = self._reservation.apply(agreed.short)
+        if verdict == Verdict.REFUSED:
+            return self._finish(Outcome.CAPACITY, f"host pages short by {agreed.short}")
+        if verdict == Verdict.GRANTED:
+            self._ctx.pools.move(Tier.HOST, self._reservation.pages, PageState.IO)
+            self._read = self._ctx.io.submit(self._read_pages)
+            self._phase = Phase.READ
+        return False
+
+    def _read_pages(self) -> Arrived:
+        """Runs on an I/O thread; writes only into pages that this op owns until DRAIN or commit."""
+        ctx, span = self._ctx, self._span
+        assert self._reservation is not None and ctx.store is not None
+        pages = {
+            name: [ctx.pools.get(Tier.HOST, name).page_view(i) for i in ids]
+            for name, ids in self._reservation.pages.items()
+        }
+        num_full = read_leading(ctx.store, "full", span.keys, pages["full"], self._stop)
+        num_window = {}
+        # A window without its FULL pages cannot be used: do not read it.
+        if num_full == len(span.keys):
+            for name, num_pages in span.window_pages.items():
+                keys = span.keys[len(span.keys) - num_pages :]
+                num_window[name] = read_leading(ctx.store, name, keys, pages[name], self._stop)
+        arrived = {"full": num_full, **num_window}
+        num_bytes = sum(
+            n * ctx.pools.get(Tier.HOST, name).spec.page_bytes for name, n in arrived.items()
+        )
+        return Arrived(num_full, num_window, num_bytes)
+
+    def _arrived(self) -> Arrived:
+        assert self._read is not None
+        arrived, error = settle(self._read, Arrived(0, {}, 0), "prefetch read")
+        if error and error not in self.record.local_errors:
+            self.record.local_errors.append(error)
+        return arrived
+
+    def _apply_read(self, agreed: AgreedSlot) -> bool:
+        ctx = self._ctx
+        assert self._reservation is not None
+        self.record.num_read_bytes = self._arrived().num_bytes
+        self.record.num_loaded_tokens = agreed.min_pages * ctx.page_size
+        pages = self._take_pages()
+        hits = dict(zip(ctx.pools.names, agreed.hits, strict=True))
+        committed = commit_span(ctx, self._span, pages, agreed.min_pages, hits, self.record)
+        outcome = Outcome.COMMITTED if committed else Outcome.DROPPED
+        return self._finish(outcome, None)
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def _take_pages(self) -> Mapping[str, list[int]]:
+        """The reserved pages, out of I/O and ours to hand on."""
+        if self._reservation is None:
+            return {}
+        pages, self._reservation.pages = self._reservation.pages, {}
+        if self._read is not None:
+            self._ctx.pools.move(Tier.HOST, pages, PageState.RESERVED)
+        return pages
+
+    def _finish(self, outcome: Outcome, loss: str | None) -> bool:
+        self._ctx.pools.free(Tier.HOST, self._take_pages())
+        self._ctx.tree.unlock(self._anchor_receipt)
+        self.record.outcome = outcome
+        if loss:
+            self.record.losses.append(loss)
+        self._phase = Phase.DONE
+        return True
+
+    def cancel(self) -> None:
+        self._stop.set()
+        for future in (self._query, self._read):
+            if future is not None:
+                future.exception()  # waits: the I/O thread may still write into our pages
+        self._finish(Outcome.ABORTED, "closed")

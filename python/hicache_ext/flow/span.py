@@ -1,0 +1,96 @@
+"""The span of a prefetch: what is asked of L3, and how it joins the tree, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hicache_ext.flow.context import FlowContext, ShortWindow
+from hicache_ext.flow.record import PrefetchRecord
+from hicache_ext.tier import Tier
+
+
+def window_request(num_window: int, num_span: int, from_root: bool) -> int:
+    """Window pages to ask for with a span of `num_span` pages; 0 = ask for none.
+
+    A span shorter than a window cannot supply one, unless it is a whole sequence: that is its own
+    window.
+    """
+    if num_span >= num_window:
+        return num_window
+    return num_span if from_root else 0
+
+
+@dataclass
+class Span:
+    """`len(keys)` pages that follow the node `anchor`."""
+
+    anchor: int
+    from_root: bool
+    tokens: bytes  # u32-LE, from the anchor on
+    keys: list[bytes]  # one per page
+    window_pages: dict[str, int]  # per window pool that is asked for
+
+    def cut(self, num_pages: int) -> None:
+        """Shortens the span to the endpoint that was agreed; its window ends there."""
+        page_bytes = len(self.tokens) // len(self.keys)
+        self.tokens = self.tokens[: num_pages * page_bytes]
+        self.keys = self.keys[:num_pages]
+        self.window_pages = {n: min(w, num_pages) for n, w in self.window_pages.items()}
+
+
+def commit_span(
+    ctx: FlowContext,
+    span: Span,
+    pages: Mapping[str, list[int]],
+    num_full: int,
+    num_window: Mapping[str, int],
+    record: PrefetchRecord,
+) -> bool:
+    """Grafts what arrived on every rank; every page given is attached or freed. False = all freed.
+
+    `num_full` and `num_window` are the agreed minima, so each rank grafts the same.
+    """
+    whole = num_full == len(span.keys) and all(
+        num_window[name] >= num_pages for name, num_pages in span.window_pages.items()
+    )
+    if not whole:
+        record.losses.append(_shortfall(span, num_full, num_window))
+    keep = num_full > 0 and (whole or ctx.short_window == ShortWindow.KEEP_FULL)
+    if not keep:
+        ctx.pools.free(Tier.HOST, pages)
+        return False
+    num_token_bytes = len(span.tokens) // len(span.keys) * num_full
+    grafted = ctx.tree.insert_host(
+        span.anchor, span.tokens[:num_token_bytes], pages["full"][:num_full]
+    )
+    _settle(ctx, "full", pages["full"], grafted.released + pages["full"][num_full:])
+    if grafted.node is None:
+        record.losses.append("the anchor lost its host copy")
+        ctx.pools.free(Tier.HOST, {n: ids for n, ids in pages.items() if n != "full"})
+        return False
+    present = grafted.num_present_tokens
+    record.num_committed_tokens = num_full * ctx.page_size - present
+    for name in span.window_pages:
+        released = pages[name]
+        if whole:
+            with ctx.tree.window(name, span.anchor, grafted.node, pages[name]) as window:
+                window.stage()
+                result = window.commit()
+            released = result.released
+            record.num_attached_pages[name] = len(result.attached)
+        _settle(ctx, name, pages[name], released)
+    return True
+
+
+def _settle(ctx: FlowContext, name: str, pages: list[int], released: list[int]) -> None:
+    """Frees what came back and marks the rest as the tree's."""
+    ctx.pools.free(Tier.HOST, {name: released})
+    gone = set(released)
+    ctx.pools.attach(Tier.HOST, name, [i for i in pages if i not in gone])
+
+
+def _shortfall(span: Span, num_full: int, num_window: Mapping[str, int]) -> str:
+    got = [f"full {num_full} of {len(span.keys)}"]
+    got += [f"{name} {num_window[name]} of {n}" for name, n in span.window_pages.items()]
+    return "not every page arrived on every rank: " + ", ".join(got)

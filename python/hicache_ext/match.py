@@ -1,0 +1,67 @@
+"""What a request holds on the cache: the prefix that it matched, locked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hicache_ext.errors import TreeError
+from hicache_ext.tier import Tier
+from hicache_ext.tree.radix import RadixTree
+from hicache_ext.tree.results import Receipt
+
+
+@dataclass
+class Match:
+    """A matched prefix and the locks that keep it. Made by `HiCache.match`, ended by `release`.
+
+    The prefix of `num_tokens` tokens can be used after a load-back, `num_device_tokens` of it at
+    once: their pages are in `pages`, one id per page, -1 where the page is outside the window.
+    `insert` and a finished load-back update the object in place.
+    """
+
+    tokens: bytes  # u32-LE, as given to match or insert
+    namespace: bytes
+    node: int
+    num_tokens: int
+    num_device_tokens: int = 0
+    pages: dict[str, list[int]] = field(default_factory=dict)
+    loading: bool = False  # a load-back for it is in flight
+    released: bool = False
+    _receipts: list[Receipt] = field(default_factory=list, repr=False)
+
+    @property
+    def num_host_tokens(self) -> int:
+        """Tokens that a load-back would add to the device prefix."""
+        return self.num_tokens - self.num_device_tokens
+
+    def check_held(self) -> None:
+        if self.released:
+            raise TreeError(f"the match of node {self.node} was released already")
+
+    def hold(
+        self, tree: RadixTree, device_node: int, num_device_tokens: int, windows: Mapping[str, int]
+    ) -> None:
+        """Locks the match where it now stands, then drops the older locks.
+
+        `windows` has the window pages of each window pool.
+        """
+        old = self._receipts
+        self._receipts = [tree.lock(device_node, Tier.DEVICE), tree.lock(self.node, Tier.HOST)]
+        for receipt in old:
+            tree.unlock(receipt)
+        self.num_device_tokens = num_device_tokens
+        full = tree.path_pages(device_node, "full", Tier.DEVICE)
+        self.pages = {"full": full}
+        for name, num_window in windows.items():
+            # Only the window is locked; pages before it can be evicted and reused by others.
+            window = tree.path_pages(device_node, name, Tier.DEVICE, last=num_window)
+            self.pages[name] = [-1] * (len(full) - len(window)) + window
+
+    def drop(self, tree: RadixTree) -> None:
+        """Gives the locks back."""
+        self.check_held()
+        for receipt in self._receipts:
+            tree.unlock(receipt)
+        self._receipts = []
+        self.released = True

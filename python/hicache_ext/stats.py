@@ -1,0 +1,44 @@
+"""Counters of one rank since the cache was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hicache_ext.flow.record import BackupRecord, LoadBackRecord, PrefetchRecord, Record
+
+
+@dataclass
+class CacheStats:
+    """Tokens and bytes by route, and how ops ended."""
+
+    num_matches: int = 0
+    num_device_hit_tokens: int = 0
+    num_host_hit_tokens: int = 0
+    num_storage_hit_tokens: int = 0  # committed to L2 by prefetches
+    num_load_back_bytes: int = 0  # L2 to L1
+    num_backup_bytes: int = 0  # L1 to L2
+    num_read_bytes: int = 0  # L3 to L2
+    num_stored_bytes: int = 0  # L2 to L3
+    num_outcomes: dict[str, int] = field(default_factory=dict)  # by flow and outcome
+
+    def count_match(self, num_device_tokens: int, num_host_tokens: int) -> None:
+        """One match and the tier that each of its tokens comes from."""
+        self.num_matches += 1
+        self.num_device_hit_tokens += num_device_tokens
+        self.num_host_hit_tokens += num_host_tokens
+
+    def count_records(self, records: Iterable[Record]) -> None:
+        """The ops that a tick has ended."""
+        for record in records:
+            outcome = record.outcome.value if record.outcome else "unknown"
+            key = f"{type(record).__name__.removesuffix('Record').lower()}.{outcome}"
+            self.num_outcomes[key] = self.num_outcomes.get(key, 0) + 1
+            if isinstance(record, PrefetchRecord):
+                self.num_storage_hit_tokens += record.num_committed_tokens
+                self.num_read_bytes += record.num_read_bytes
+            elif isinstance(record, LoadBackRecord):
+                self.num_load_back_bytes += record.num_copied_bytes
+            elif isinstance(record, BackupRecord):
+                self.num_backup_bytes += record.num_copied_bytes
+                self.num_stored_bytes += record.num_stored_bytes

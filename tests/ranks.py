@@ -1,0 +1,220 @@
+"""N simulated ranks in one process: same calls on all, pages with bytes that say whose they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from hicache_ext.agreement.group import Group
+from hicache_ext.agreement.local import LocalGroup
+from hicache_ext.cache import HiCache
+from hicache_ext.config import CacheConfig
+from hicache_ext.copy import gather_pages, scatter_pages
+from hicache_ext.flow.io import InlineIo
+from hicache_ext.flow.record import Record
+from hicache_ext.keys import page_keys
+from hicache_ext.layout import LayoutSpec, PagedBuffer
+from hicache_ext.pool import DevicePool, HostPool
+from hicache_ext.storage.faulty import FaultyStore
+from hicache_ext.storage.memory import MemoryStore
+from hicache_ext.tier import Tier
+from hicache_ext.tree.key import pack_tokens
+
+PAGE_SIZE = 4
+WINDOW = 10  # tokens: 3 pages
+NUM_LAYERS = {"full": 2, "swa": 3}
+
+
+class ManualIo:
+    """Store calls wait until the test runs them."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._calls.append((call, future))
+        return future
+
+    def run(self) -> int:
+        """Runs what is waiting; returns how many calls that were."""
+        calls, self._calls = self._calls, []
+        for call, future in calls:
+            try:
+                future.set_result(call())
+            except Exception as error:
+                future.set_exception(error)
+        return len(calls)
+
+    def close(self) -> None:
+        self.run()
+
+
+def page_content(rank: int, pool: str, key: bytes, num_bytes: int) -> bytes:
+    """The bytes that rank `rank` has for a page: no two pages of a run are alike."""
+    seed = hashlib.sha256(b"%d %s " % (rank, pool.encode()) + key).digest()
+    return (seed * (num_bytes // len(seed) + 1))[:num_bytes]
+
+
+def make_pools(num_device: int, num_host: int) -> tuple[dict[str, DevicePool], dict[str, HostPool]]:
+    shape = {"page_size": PAGE_SIZE, "num_heads": 2, "head_bytes": 16}
+    device, host = {}, {}
+    for name, num_layers in NUM_LAYERS.items():
+        spec = LayoutSpec.make("layer_first", num_pages=num_device, num_layers=num_layers, **shape)
+        device[name] = DevicePool(spec, name=name)
+        spec = LayoutSpec.make("page_unified", num_pages=num_host, num_layers=num_layers, **shape)
+        host[name] = HostPool(spec, name=name)
+        host[name].poison(range(num_host))
+    return device, host
+
+
+class Rank:
+    """One cache with its pools and store."""
+
+    def __init__(
+        self,
+        rank: int,
+        group: Group,
+        num_device: int = 32,
+        num_host: int = 32,
+        store: Any = None,
+        io: Any = None,
+        **config: Any,
+    ) -> None:
+        self.rank = rank
+        self.device, self.host = make_pools(num_device, num_host)
+        self.page_bytes = {name: pool.spec.page_bytes for name, pool in self.host.items()}
+        self.store = store or FaultyStore(MemoryStore(self.page_bytes))
+        self.io = io if io is not None else InlineIo()
+        config = {"page_size": PAGE_SIZE, "window_tokens": WINDOW, **config}
+        self.cache = HiCache(
+            CacheConfig(**config), self.device, self.host, self.store, group, self.io
+        )
+
+    def put(self, pool: str, keys: Sequence[bytes]) -> None:
+        """Writes pages of this rank to its store."""
+        pages = [page_content(self.rank, pool, key, self.page_bytes[pool]) for key in keys]
+        stored = self.store.write_from(pool, keys, [memoryview(bytearray(p)) for p in pages])
+        assert all(stored)
+
+    def check_host(self, tokens: Sequence[int], namespace_seed: bytes = b"") -> None:
+        """Every host page that the tree has on the path of `tokens` has its own bytes."""
+        tree = self.cache.tree
+        found = tree.match_prefix(tokens)
+        keys = page_keys(pack_tokens(tokens), PAGE_SIZE, namespace_seed)
+        for name, pool in self.host.items():
+            ids = tree.path_pages(found.full_node, name, Tier.HOST)
+            for key, page_id in zip(keys, ids, strict=False):
+                if page_id >= 0:
+                    want = page_content(self.rank, name, key, self.page_bytes[name])
+                    assert bytes(pool.page_view(page_id)) == want, (self.rank, name, page_id)
+
+    def write_device(self, tokens: Sequence[int], pages: dict[str, list[int]]) -> None:
+        """Plays the forward pass: fills device pages with the bytes of their keys."""
+        keys = page_keys(pack_tokens(tokens), PAGE_SIZE, b"")
+        for name, ids in pages.items():
+            spec = self.device[name].spec
+            for key, page_id in zip(keys, ids, strict=False):
+                if page_id >= 0:
+                    content = page_content(self.rank, name, key, spec.page_bytes)
+                    source = PagedBuffer(
+                        np.frombuffer(bytearray(content), np.uint8), packed_page(spec)
+                    )
+                    scatter_pages(source, self.device[name].buffer, [page_id]).result()
+
+    def check_ledger(self) -> None:
+        self.cache.check_integrity()
+
+    def close(self) -> None:
+        self.cache.close()
+        for pool in (*self.device.values(), *self.host.values()):
+            pool.close()
+
+
+def packed_page(spec: LayoutSpec) -> LayoutSpec:
+    """One page of a pool as the store sees it."""
+    return LayoutSpec.make(
+        "page_unified",
+        num_pages=1,
+        page_size=spec.page_size,
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        head_bytes=spec.head_bytes,
+    )
+
+
+def check_device(rank: Rank, tokens: Sequence[int], pages: dict[str, list[int]]) -> None:
+    """Each device page holds the bytes of its key."""
+    keys = page_keys(pack_tokens(tokens), PAGE_SIZE, b"")
+    for name, ids in pages.items():
+        spec = rank.device[name].spec
+        for key, page_id in zip(keys, ids, strict=False):
+            if page_id >= 0:
+                out = np.zeros(spec.page_bytes, np.uint8)
+                target = PagedBuffer(out, packed_page(spec))
+                gather_pages(rank.device[name].buffer, [page_id], target).result()
+                assert out.tobytes() == page_content(rank.rank, name, key, spec.page_bytes)
+
+
+class Ranks:
+    """Drives simulated ranks in lockstep."""
+
+    def __init__(
+        self, num_ranks: int = 2, make_io: Callable[[], Any] = InlineIo, **kw: Any
+    ) -> None:
+        groups = LocalGroup.simulated(num_ranks)
+        self.ranks = [Rank(i, group, io=make_io(), **kw) for i, group in enumerate(groups)]
+
+    def __iter__(self):
+        return iter(self.ranks)
+
+    def __getitem__(self, i: int) -> Rank:
+        return self.ranks[i]
+
+    def each(self, call: Callable[[Rank], Any]) -> list[Any]:
+        """The same call on every rank."""
+        return [call(rank) for rank in self.ranks]
+
+    def tick(self) -> list[list[Record]]:
+        self.each(lambda r: r.cache.publish())
+        records = self.each(lambda r: r.cache.apply())
+        self.check()
+        return records
+
+    def drain(self, max_ticks: int = 200) -> list[list[Record]]:
+        """Ticks until idle; the records per rank."""
+        records: list[list[Record]] = [[] for _ in self.ranks]
+        for _ in range(max_ticks):
+            if not any(r.cache.num_in_flight for r in self.ranks):
+                return records
+            for mine, new in zip(records, self.tick(), strict=True):
+                mine += new
+        raise AssertionError(f"still in flight after {max_ticks} ticks")
+
+    def check(self) -> None:
+        """Trees equal on all ranks, ledgers exact."""
+        self.each(lambda r: r.check_ledger())
+        digests = self.each(lambda r: r.cache.tree.digest)
+        assert len(set(digests)) == 1, digests
+        shapes = self.each(lambda r: shape_of(r.cache))
+        assert all(shape == shapes[0] for shape in shapes)
+
+    def check_idle(self) -> None:
+        """Nothing in flight: every page is free or the tree's."""
+        self.check()
+        for rank in self.ranks:
+            for pool in (*rank.device.values(), *rank.host.values()):
+                counts = {state.name: n for state, n in pool.allocator.counts().items()}
+                assert counts["RESERVED"] == counts["IO"] == 0, (rank.rank, pool.name, counts)
+
+    def close(self) -> None:
+        self.each(lambda r: r.close())
+
+
+def shape_of(cache: HiCache) -> list[Any]:
+    """What must be equal on all ranks: structure and residency, not the page ids."""
+    return cache.tree.show().splitlines()

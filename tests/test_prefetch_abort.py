@@ -1,0 +1,73 @@
+"""A prefetch that is given up, in every phase: every page comes back, on every rank."""
+
+from __future__ import annotations
+
+import pytest
+from ranks import ManualIo, Ranks
+from spans import fill_stores, make_tokens, num_attached
+
+from hicache_ext.flow.record import Outcome
+from hicache_ext.pool import PageState
+
+
+@pytest.mark.parametrize("when", ["before", "query", "reserve", "during", "after"])
+def test_abort(when: str) -> None:
+    """Before, during and after the read: every page comes back, on both ranks."""
+    ranks = Ranks(2, make_io=ManualIo)
+    ios = ranks.each(lambda r: r.io)
+    tokens = make_tokens(6)
+    fill_stores(ranks, tokens)
+    op_id = ranks.each(lambda r: r.cache.prefetch(tokens))[0]
+
+    def step(run_io: bool) -> list:
+        if run_io:
+            for io in ios:
+                io.run()
+        return ranks.tick()[0]
+
+    if when != "before":
+        step(run_io=False)
+    if when in ("reserve", "during", "after"):
+        step(run_io=True)  # the endpoints are agreed, pages reserved
+    if when in ("during", "after"):
+        step(run_io=False)  # the vote has passed, the read waits on the I/O thread
+    if when == "after":
+        for io in ios:
+            assert io.run() == 1
+    else:
+        ios[0].run()  # only one rank gets further
+    assert ranks.each(lambda r: r.cache.abort(op_id)) == [True, True]
+    records = []
+    for _ in range(5):
+        records += step(run_io=True)
+    assert [record.outcome for record in records] == [Outcome.ABORTED]
+    assert ranks.each(lambda r: r.cache.abort(op_id)) == [False, False]
+    assert num_attached(ranks, "full") == {0} == num_attached(ranks, "swa")
+    ranks.check_idle()
+    ranks.close()
+
+
+def test_abort_on_one_rank_aborts_on_all() -> None:
+    ranks = Ranks(2)
+    tokens = make_tokens(6)
+    fill_stores(ranks, tokens)
+    op_id = ranks.each(lambda r: r.cache.prefetch(tokens))[0]
+    ranks[1].cache.abort(op_id)
+    for mine in ranks.drain():
+        assert mine[0].outcome == Outcome.ABORTED
+    ranks.check_idle()
+    ranks.close()
+
+
+def test_close_during_the_read_frees_every_page() -> None:
+    ranks = Ranks(1, make_io=ManualIo)
+    io = ranks[0].io
+    tokens = make_tokens(6)
+    fill_stores(ranks, tokens)
+    ranks[0].cache.prefetch(tokens)
+    ranks.tick(), io.run(), ranks.tick(), ranks.tick()
+    assert ranks[0].host["full"].allocator.counts()[PageState.IO] == 6
+    io.run()
+    ranks[0].cache.close()
+    ranks.check_idle()
+    ranks.close()
