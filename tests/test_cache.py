@@ -8,7 +8,14 @@ from ranks import NUM_LAYERS, PAGE_SIZE, WINDOW, Rank, Ranks, check_device, make
 from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.cache import HiCache
 from hicache_ext.config import CacheConfig
-from hicache_ext.errors import AgreementError, HiCacheError, LayoutError, TreeError
+from hicache_ext.errors import (
+    AgreementError,
+    CapacityError,
+    HiCacheError,
+    LayoutError,
+    PageIndexError,
+    TreeError,
+)
 from hicache_ext.flow.record import BackupRecord, LoadBackRecord, Outcome
 from hicache_ext.keys import page_keys
 from hicache_ext.layout import LayoutSpec
@@ -208,10 +215,21 @@ def test_misuse_is_told(rank: Rank) -> None:
     match = rank.cache.match(tokens)
     with pytest.raises(LayoutError, match="13 tokens"):
         rank.cache.insert(match, tokens[:13], {"full": [], "swa": []})
+    pages = rank.cache.alloc({"full": 4, "swa": 4})
+    for bad in ([0, 1, 2, 9], [0, 1, 2, 24]):
+        with pytest.raises((CapacityError, PageIndexError), match=r"9|24"):
+            rank.cache.insert(match, tokens, {"full": bad, "swa": pages["swa"]})
+    rank.cache.insert(match, tokens, pages)
+    with pytest.raises(CapacityError, match="page 0 at position 0 is ATTACHED"):
+        rank.cache.free(pages)
+    with pytest.raises(TreeError, match="do not begin"):
+        rank.cache.insert(match, [9] * 16, pages)
+    rank.cache.check_integrity()
+    rank.cache.drain()
     rank.cache.release(match)
     with pytest.raises(TreeError, match="released already"):
         rank.cache.release(match)
-    rank.cache.prefetch([*tokens, 1])
+    rank.cache.prefetch(range(50, 90))
     with pytest.raises(TreeError, match="in flight"):
         rank.cache.flush()
     rank.cache.close()

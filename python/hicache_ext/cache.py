@@ -184,6 +184,7 @@ class HiCache:
 
     def free(self, pages: Mapping[str, Sequence[int]]) -> None:
         """Gives back device pages that `alloc` handed out; holes (-1) are skipped."""
+        self.pools.check_reserved(Tier.DEVICE, pages)
         owned = {name: [i for i in ids if i >= 0] for name, ids in pages.items()}
         self.pools.free(Tier.DEVICE, owned)
 
@@ -202,7 +203,10 @@ class HiCache:
             raise LayoutError(
                 f"{len(packed) // 4} tokens are no whole number of pages of {self.config.page_size}"
             )
+        if not packed.startswith(match.tokens[: 4 * match.num_device_tokens]):
+            raise TreeError(f"the tokens do not begin with those of node {match.node}")
         given = {name: list(pages[name]) for name in self.pools.names}
+        self.pools.check_reserved(Tier.DEVICE, given, or_attached=match.pages)
         result = self.tree.insert(packed, given, match.namespace)
         self.pools.free(Tier.DEVICE, result.released)
         for name, ids in given.items():

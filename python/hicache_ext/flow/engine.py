@@ -61,6 +61,8 @@ class FlowEngine:
     def publish(self) -> None:
         """Says how far this rank is; does not wait."""
         self.check_usable()
+        if self._published is not None:
+            raise HiCacheError(f"publish twice without apply: tick {self._epoch} is not applied")
         while self._backups and (self._copying is None or self._copying.in_tree):
             op = self._backups.popleft()
             if op.begin(self.new_id()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hicache_ext.copy import Plan, Ticket, copy_pages, make_plan
-from hicache_ext.errors import LayoutError, TreeError
+from hicache_ext.errors import CapacityError, LayoutError, TreeError
 from hicache_ext.pool import PagePool, PageState
 from hicache_ext.tier import Tier
 
@@ -90,6 +90,23 @@ class PoolSet:
         for name, ids in pages.items():
             if ids:
                 self._pools[tier][name].free(ids)
+
+    def check_reserved(self, tier: Tier, pages: Pages, or_attached: Pages | None = None) -> None:
+        """CapacityError unless each page was handed out and is not yet the tree's.
+
+        Those in `or_attached` may be the tree's: a request names again what it matched.
+        """
+        for name, ids in pages.items():
+            allocator = self._pools[tier][name].allocator
+            known = set(or_attached.get(name, ())) if or_attached else set()
+            for position, page_id in enumerate(ids):
+                if page_id >= 0 and page_id not in known:
+                    state = allocator.state(page_id)
+                    if state != PageState.RESERVED:
+                        raise CapacityError(
+                            f"pool {name}: page {page_id} at position {position} is {state.name}, "
+                            "not a page that alloc handed out"
+                        )
 
     def move(self, tier: Tier, pages: Pages, to: PageState) -> None:
         for name, ids in pages.items():
