@@ -9,8 +9,13 @@ import os
 import pytest
 from tree_fuzz import Fuzz
 
+from hicache_ext.errors import TreeError
+
 NUM_OPS = int(os.environ.get("HICACHE_TREE_OPS", "100"))
 SEED = os.environ.get("HICACHE_TREE_SEED")
+
+
+BLOCK = 50
 
 
 def run(seeds):
@@ -19,23 +24,16 @@ def run(seeds):
         try:
             fuzz.run(NUM_OPS)
         except Exception as error:
-            picture = fuzz.tree.show()
-            replay = f"HICACHE_TREE_SEED={seed} fails at op {len(fuzz.log)} ({fuzz.log[-1]})"
-            pytest.fail(f"{replay}: {type(error).__name__}: {error}\n{picture}")
+            where = f"HICACHE_TREE_SEED={seed}, op {len(fuzz.log)} ({fuzz.log[-1]})"
+            raise TreeError(f"{where}: {error!r}\n{fuzz.tree.show()}") from error
 
 
-@pytest.mark.parametrize("block", range(10 if SEED is None else 0))
-def test_tree_and_ledgers_against_the_model(block):
-    run(range(block * 50, block * 50 + 50))
-
-
-@pytest.mark.skipif(SEED is None, reason="no HICACHE_TREE_SEED given")
-def test_replay_one_seed():
-    fuzz = Fuzz(int(SEED))
-    fuzz.run(NUM_OPS)
+@pytest.mark.parametrize("first", [int(SEED)] if SEED else range(0, 500, BLOCK))
+def test_tree_and_ledgers_against_the_model(first):
+    run(range(first, first + (1 if SEED else BLOCK)))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("block", range(100))
-def test_tree_and_ledgers_against_the_model_for_long(block):
-    run(range(1000 + block * 100, 1100 + block * 100))
+@pytest.mark.parametrize("first", range(1000, 21000, 200))
+def test_tree_and_ledgers_against_the_model_for_long(first):
+    run(range(first, first + 200))

@@ -1,4 +1,4 @@
-"""The ops of the tree's fuzz that copy pages between tiers: begin, and later commit or abort."""
+"""Backup and load-back as ops of the tree's fuzz: begun in one op, ended in a later one."""
 
 from dataclasses import dataclass
 

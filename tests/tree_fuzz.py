@@ -6,7 +6,7 @@ tree owns and what is in flight, and the twin's digest equal to the tree's.
 
 import random
 
-import tree_copy_ops  # noqa: F401  (adds its ops to OPS)
+import tree_copy_ops  # noqa: F401  (registers its ops)
 from tree_checks import compare, expect_unchanged
 from tree_keys import GENERATORS, page_keys
 from tree_model import DEVICE, HOST

@@ -71,12 +71,14 @@ class Model:
     def reach(self, kind, end):
         """What an end at `end` needs: its chain, or whole nodes that cover the window."""
         chain = self.chain(end)
-        if kind == "full":
-            return chain
-        needed = []
-        while len(needed) < self.window_pages and len(needed) < len(chain):
-            needed = self.node(chain[-1 - len(needed)]) + needed
-        return needed
+        return chain if kind == "full" else self.whole_nodes(end, self.window_pages)
+
+    def whole_nodes(self, end, num_pages):
+        """The nodes that cover the last `num_pages` pages before the end of `end`, as pages."""
+        chain, found = self.chain(end), []
+        while len(found) < num_pages and len(found) < len(chain):
+            found = self.node(chain[-1 - len(found)]) + found
+        return found
 
     def walk(self, start, keys):
         """The known pages below `start` along `keys`."""

@@ -95,8 +95,12 @@ def lock(fuzz):
     end, tier = fuzz.any_end(), fuzz.rng.choice((DEVICE, DEVICE, HOST))
     if end is None or len(fuzz.locks) > 4:
         return
-    receipts = [tree.lock(end.node_id, Tier(tier)) for tree in (fuzz.tree, fuzz.twin)]
-    fuzz.locks.append((*receipts, fuzz.model.lock(end, tier)))
+    more = fuzz.rng.choice((0, 0, fuzz.rng.randint(0, end.depth)))
+    receipts = [tree.lock(end.node_id, Tier(tier), more) for tree in (fuzz.tree, fuzz.twin)]
+    reach = {kind: fuzz.model.reach(kind, end) for kind in fuzz.kinds}
+    more_pages = fuzz.model.whole_nodes(end, more)
+    reach = {kind: max(pages, more_pages, key=len) for kind, pages in reach.items()}
+    fuzz.locks.append((*receipts, fuzz.model.lock(end, tier, reach)))
 
 
 @op(4)
@@ -215,6 +219,9 @@ def bad_call(fuzz):
     tree, rng = fuzz.tree, fuzz.rng
     owned = tree.owned_pages(Tier.DEVICE, "full")
     calls = [
+        lambda: tree.unlock(None),
+        lambda: tree.abort_backup(None),
+        lambda: tree.lock(0, Tier.HOST, 1),
         lambda: tree.lock(10**9),
         lambda: tree.begin_backup(-1),
         lambda: tree.match_prefix([*tokens, 1 << 32], namespace),

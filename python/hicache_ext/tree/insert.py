@@ -34,7 +34,7 @@ def insert(
     key = whole_pages(state, pack_tokens(tokens))
     num_pages = len(key) // state.page_bytes
     ids = _checked_pages(state, pages, num_pages)
-    known = state.roots.get(namespace)
+    known = state.find_root(namespace)
     _check_ownership(state, *(walk(state, known, key) if known else ([], 0)), ids)
 
     root = state.root(namespace)

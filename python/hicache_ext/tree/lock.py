@@ -40,8 +40,8 @@ def acquire(state: TreeState, node: Node, tier: Tier, num_pages: Sequence[int]) 
 
 def release(state: TreeState, receipt: Receipt) -> None:
     """Undo the acquire() of `receipt`, fragments included."""
-    if state.receipts.get(receipt.id) is not receipt:
-        raise TreeError(f"{receipt} is stale or not of this tree")
+    if not isinstance(receipt, Receipt) or state.receipts.get(receipt.id) is not receipt:
+        raise TreeError(f"{receipt!r} is no open receipt of this tree")
     node = state.get(receipt.node)
     del state.receipts[receipt.id]
     for component, pages in zip(state.components, receipt.num_pages, strict=True):
@@ -54,14 +54,11 @@ def release(state: TreeState, receipt: Receipt) -> None:
 def lock(
     state: TreeState, node_id: int, tier: Tier, num_pages: Mapping[str, int] | None
 ) -> Receipt:
+    """Lock what an end at the node needs, or so many pages back from it, rounded up to nodes."""
     node = state.get(node_id)
-    if num_pages is None:
-        reach = [component.reach(node) for component in state.components]
-    else:
-        for name in num_pages:
-            state.component(name)
-        reach = [max(0, min(num_pages.get(c.name, 0), node.end)) for c in state.components]
-        reach[state.base.idx] = node.end  # what lies on the path must not vanish
+    reach = [component.reach(node) for component in state.components]
+    if num_pages is not None:
+        reach = _whole_nodes(state, node, num_pages)
     receipt = acquire(state, node, check_tier(tier), reach)
     state.mix(3, receipt.id, node.id, tier, *reach)
     return receipt
@@ -70,3 +67,17 @@ def lock(
 def unlock(state: TreeState, receipt: Receipt) -> None:
     release(state, receipt)
     state.mix(4, receipt.id)
+
+
+def _whole_nodes(state: TreeState, node: Node, num_pages: Mapping[str, int]) -> list[int]:
+    """By component; a count that ended inside of a node would lose a fragment in a later split."""
+    reach = [0 for _ in state.components]
+    for name, count in num_pages.items():
+        if not 0 <= count <= node.end:
+            raise TreeError(
+                f"lock of {count} {name} pages back from node {node.id}, {node.end} pages deep"
+            )
+        covered = suffix(node, count)
+        reach[state.component(name).idx] = sum(part.num_pages for part in covered)
+    reach[state.base.idx] = node.end  # what lies on the path must not vanish
+    return reach

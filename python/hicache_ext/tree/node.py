@@ -65,7 +65,7 @@ class Node:
     @property
     def start(self) -> int:
         """Pages from the root to the beginning of this node."""
-        return 0 if self.parent is self else self.parent.end
+        return self.parent.end  # of a root: its own, 0
 
     @property
     def num_pages(self) -> int:

@@ -96,8 +96,8 @@ class RadixTree:
         num_pages: Mapping[str, int] | None = None,
     ) -> Receipt:
         """Keep what a sequence that ends at `node` needs on `tier`, and the nodes themselves, until
-        unlock(). `num_pages` says otherwise how many pages back from the end to keep, by component
-        (0 where it is silent); of the base it is always the path.
+        unlock(). `num_pages` says otherwise how many pages back from the end to keep, by component,
+        rounded up to whole nodes (0 where it is silent); of the base it is always the path.
         """
         self._state.guard()
         return _lock.lock(self._state, node, tier, num_pages)
@@ -154,12 +154,12 @@ class RadixTree:
     ) -> dict[str, list[int]]:
         """Hand over the filled host pages, in span order; returns those that were not needed."""
         self._state.guard()
-        return _transfer.commit(self._state, plan, host_pages)
+        return _transfer.commit(self._state, plan, BackupPlan, host_pages)
 
     def abort_backup(self, plan: BackupPlan) -> None:
         """Give up a backup: unpin what it pinned. The caller keeps its host pages."""
         self._state.guard()
-        _transfer.abort(self._state, plan)
+        _transfer.abort(self._state, plan, BackupPlan)
 
     def begin_load_back(self, node: int) -> LoadBackPlan | None:
         """Pin and list what `node` lacks on the device; None if nothing, TreeError if the host
@@ -173,12 +173,12 @@ class RadixTree:
     ) -> dict[str, list[int]]:
         """Hand over the filled device pages, in span order; returns those that were not needed."""
         self._state.guard()
-        return _transfer.commit(self._state, plan, device_pages)
+        return _transfer.commit(self._state, plan, LoadBackPlan, device_pages)
 
     def abort_load_back(self, plan: LoadBackPlan) -> None:
         """Give up a load-back: unpin what it pinned. The caller keeps its device pages."""
         self._state.guard()
-        _transfer.abort(self._state, plan)
+        _transfer.abort(self._state, plan, LoadBackPlan)
 
     # --- pages out --------------------------------------------------------------------------------
 

@@ -92,9 +92,14 @@ class TreeState:
 
     # --- nodes ----------------------------------------------------------------------------------
 
+    def find_root(self, namespace: bytes) -> Node | None:
+        if not isinstance(namespace, bytes):
+            raise TreeError(f"a namespace is bytes, got {namespace!r}")
+        return self.roots.get(namespace)
+
     def root(self, namespace: bytes) -> Node:
         """The root of `namespace`, made on demand."""
-        root = self.roots.get(namespace)
+        root = self.find_root(namespace)
         if root is None:
             root = self._make(None, b"", 0)
             root.namespace = namespace

@@ -69,10 +69,13 @@ def begin_load_back(state: TreeState, node_id: int) -> LoadBackPlan | None:
 
 
 def commit(
-    state: TreeState, plan: TransferPlan, target_pages: Mapping[str, Sequence[int]]
+    state: TreeState,
+    plan: TransferPlan,
+    kind: type[TransferPlan],
+    target_pages: Mapping[str, Sequence[int]],
 ) -> dict[str, list[int]]:
     """Attach `target_pages`, by component in span order; returns those that were not needed."""
-    _check_open(state, plan)
+    _check_open(state, plan, kind)
     ids = _checked_targets(state, plan, target_pages)
     unused: dict[str, list[int]] = {component.name: [] for component in state.components}
     taken = {name: 0 for name in ids}
@@ -85,9 +88,9 @@ def commit(
     return unused
 
 
-def abort(state: TreeState, plan: TransferPlan) -> None:
+def abort(state: TreeState, plan: TransferPlan, kind: type[TransferPlan]) -> None:
     """Unpin what the plan pinned; nothing is attached."""
-    _check_open(state, plan)
+    _check_open(state, plan, kind)
     _close(state, plan)
     state.mix(11, plan.id)
 
@@ -106,9 +109,10 @@ def _opened(state: TreeState, plan: PlanT) -> PlanT:
     return plan
 
 
-def _check_open(state: TreeState, plan: TransferPlan) -> None:
-    if state.plans.get(plan.id) is not plan:
-        raise TreeError(f"plan {plan.id} of node {plan.node} is closed already or not of this tree")
+def _check_open(state: TreeState, plan: TransferPlan, kind: type[TransferPlan]) -> None:
+    if not isinstance(plan, kind) or state.plans.get(plan.id) is not plan:
+        name = f"{type(plan).__name__} {getattr(plan, 'id', None)}"
+        raise TreeError(f"{name} is no open {kind.__name__} of this tree")
 
 
 def _close(state: TreeState, plan: TransferPlan) -> None:

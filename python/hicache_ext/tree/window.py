@@ -28,7 +28,7 @@ from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.node import Node, suffix
-from hicache_ext.tree.pages import checked_ids
+from hicache_ext.tree.pages import HOLE, checked_ids
 from hicache_ext.tree.results import WindowResult
 from hicache_ext.tree.split import SplitUndo, split, unsplit
 from hicache_ext.tree.state import TreeState
@@ -39,12 +39,12 @@ class _Step:
     opens.
     """
 
-    __slots__ = ("node", "num_prefix_pages", "run", "saved")
+    __slots__ = ("node", "num_prefix_pages", "saved", "value")
 
-    def __init__(self, node: Node, num_prefix_pages: int, run: list[int]) -> None:
+    def __init__(self, node: Node, num_prefix_pages: int, value: list[int]) -> None:
         self.node = node
         self.num_prefix_pages = num_prefix_pages  # > 0: the node is split behind these
-        self.run = run
+        self.value = value
         self.saved = SplitUndo(node)
 
 
@@ -113,7 +113,7 @@ class WindowTxn:
             if step.num_prefix_pages:
                 split(self._state, step.node, step.num_prefix_pages)
             self._num_done += 1  # from here on the step is undone by a rollback
-            self._state.attach(step.node, self._component, Tier.HOST, step.run)
+            self._state.attach(step.node, self._component, Tier.HOST, step.value)
 
     def commit(self) -> WindowResult:
         """Make the pages the tree's; stages them first if that was not done."""
@@ -142,11 +142,18 @@ class WindowTxn:
         for above in reversed(suffix(node, node.end - first)):
             fill_start = max(above.start, first)
             run = self._pages[fill_start - begin : above.end - begin]
-            if above.parts[self._component.idx].pages[Tier.HOST] is not None:
+            # The node's last piece, cut as the component wants it, takes the run or what it can of
+            # it.
+            ids = [HOLE] * (fill_start - above.start) + run
+            cut = max(self._component.cuts(ids), default=0)
+            value = self._component.value(ids[cut:])
+            if above.parts[self._component.idx].pages[Tier.HOST] is not None or value is None:
                 self._released.extend(run)
-            else:
-                self._steps.append(_Step(above, fill_start - above.start, run))
-                self._attached.extend(run)
+                continue
+            self._steps.append(_Step(above, cut, value))
+            kept = set(value)
+            self._attached.extend(page for page in run if page in kept)
+            self._released.extend(page for page in run if page not in kept)
 
     def _rollback(self) -> None:
         for step in reversed(self._steps[: self._num_done]):

@@ -1,0 +1,129 @@
+"""Locks: what they cover, that splits do not lose them, that they keep pages and nodes."""
+
+import pytest
+from tree_tools import DEVICE, HOST, back_up, insert, insert_host, make_tree, residency, tokens
+
+from hicache_ext.errors import TreeError
+
+
+@pytest.fixture
+def tree():
+    made = make_tree()
+    yield made
+    made.check_integrity()
+
+
+def locks(tree, node, tier):
+    """Lock counts of the nodes of the path, root-first: per node (full, swa)."""
+    found, at = [], tree._state.get(node)
+    while not at.is_root:
+        found.insert(0, tuple(part.locks[tier] for part in at.parts))
+        at = at.parent
+    return found
+
+
+def make_path(tree):
+    """Nodes of 2 pages each: [1 2] ── [3 4] ── [5 6]."""
+    for count in (2, 4, 6):
+        end = insert(tree, range(1, count + 1), range(count))
+    return end.node
+
+
+def test_full_locks_the_path_and_swa_whole_nodes_until_the_window_is_covered(tree):
+    end = make_path(tree)
+    receipt = tree.lock(end)
+    assert receipt.num_pages == (6, 4)  # a window of 3 pages needs two nodes of 2
+    assert locks(tree, end, DEVICE) == [(1, 0), (1, 1), (1, 1)]
+    assert locks(tree, end, HOST) == [(0, 0)] * 3
+    tree.unlock(receipt)
+    assert locks(tree, end, DEVICE) == [(0, 0)] * 3
+
+
+def test_a_lock_may_ask_for_more_pages_than_a_window(tree):
+    end = make_path(tree)
+    receipt = tree.lock(end, HOST, at_least_pages=5)
+    assert locks(tree, end, HOST) == [(1, 1)] * 3
+    tree.unlock(receipt)
+
+
+def test_release_visits_what_was_locked_after_splits_and_new_children(tree):
+    # [1 2] ── [3 4] ── [5 6] locked, then split inside [3 4] and inside [1 2], with a branch at
+    # each
+    end = make_path(tree)
+    receipt = tree.lock(end)
+    insert(tree, (1, 2, 3, 8), [0, 1, 2, 8])
+    insert(tree, (1, 9), [0, 9])
+    tree.check_integrity()
+    assert locks(tree, end, DEVICE) == [(1, 0), (1, 0), (1, 1), (1, 1), (1, 1)]
+    tree.unlock(receipt)
+    assert locks(tree, end, DEVICE) == [(0, 0)] * 5
+
+
+def test_locked_pages_stay_and_the_rest_goes(tree):
+    end = make_path(tree)
+    insert(tree, (1, 2, 8), [0, 1, 8])
+    receipt = tree.lock(end)
+    freed = tree.evict(DEVICE, {"full": 9, "swa": 9})
+    # Pages 1 2 lie before the window: their SWA goes, their FULL is on the locked path.
+    assert freed.device == {"full": [8], "swa": [108, 100, 101]}
+    assert residency(tree, 1, 2, 3, 4, 5, 6) == {"full": "DDDDDD", "swa": "--DDDD"}
+    tree.unlock(receipt)
+
+
+def test_a_host_lock_keeps_a_node_that_is_on_the_device_only(tree):
+    end = insert(tree, (1, 2), [0, 1]).node
+    receipt = tree.lock(end, HOST)
+    assert tree.evict(DEVICE, {"full": 2}).device["full"] == []
+    tree.unlock(receipt)
+    assert tree.evict(DEVICE, {"full": 2}).device["full"] == [0, 1]
+
+
+def test_a_host_lock_does_not_hinder_a_demotion(tree):
+    end = insert(tree, (1, 2), [0, 1]).node
+    back_up(tree, end, 50)
+    receipt = tree.lock(end, HOST)
+    assert tree.evict(DEVICE, {"full": 2}).device["full"] == [0, 1]
+    assert tree.evict(HOST, {"full": 2, "swa": 2}).host == {"full": [], "swa": []}
+    tree.unlock(receipt)
+    assert tree.evict(HOST, {"full": 2}).host["full"] == [50, 51]
+
+
+def test_a_device_lock_keeps_a_node_that_is_on_the_host_only(tree):
+    end = insert_host(tree, (1, 2), [0, 1]).node
+    receipt = tree.lock(end, DEVICE)
+    assert tree.evict(HOST, {"full": 2}).host["full"] == []
+    tree.unlock(receipt)
+
+
+def test_two_locks_count_twice(tree):
+    end = insert(tree, (1,), [0]).node
+    first, second = tree.lock(end), tree.lock(end)
+    tree.unlock(first)
+    assert tree.evict(DEVICE, {"full": 1}).device["full"] == []
+    tree.unlock(second)
+    assert tree.evict(DEVICE, {"full": 1}).device["full"] == [0]
+
+
+def test_a_receipt_is_good_once_and_only_in_its_tree(tree):
+    end = insert(tree, (1,), [0]).node
+    receipt = tree.lock(end)
+    other = make_tree()
+    other_end = insert(other, (1,), [0]).node
+    other.lock(other_end)  # a receipt with the same numbers
+    with pytest.raises(TreeError, match="no open receipt"):
+        other.unlock(receipt)
+    tree.unlock(receipt)
+    for misuse in (receipt, None, "receipt"):
+        with pytest.raises(TreeError, match="no open receipt"):
+            tree.unlock(misuse)
+
+
+def test_locking_a_root_or_a_dead_node(tree):
+    end = insert(tree, (1,), [0]).node
+    receipt = tree.lock(tree.match_prefix([]).node, HOST)
+    assert receipt.num_pages == (0, 0)
+    tree.unlock(receipt)
+    tree.evict(DEVICE, {"full": 1})
+    with pytest.raises(TreeError, match=f"node {end} does not exist"):
+        tree.lock(end)
+    assert tree.match_prefix(tokens(1)).num_full_tokens == 0
