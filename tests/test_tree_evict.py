@@ -110,7 +110,7 @@ def test_clear_drops_host_copies_of_pages_on_the_device(tree):
 
 
 def test_queues_do_not_remember_deleted_nodes_for_ever(tree):
-    """FULL alone drives the eviction; the SWA queue must not keep an entry per node that ever was."""
+    """FULL alone drives the eviction; the SWA queue must not grow with every node that ever was."""
     survivor = insert(tree, (0,), [5000]).node
     for i in range(1000):
         insert(tree, (1 + i,), [i])

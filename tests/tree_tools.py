@@ -24,8 +24,9 @@ def insert(tree, pages, full, swa=None):
 
 
 def insert_host(tree, pages, full, anchor=None):
-    root = tree.match_prefix([]).node
-    return tree.insert_host(root if anchor is None else anchor, tokens(*pages), list(full))
+    if anchor is None:
+        anchor = tree.match_prefix([]).node
+    return tree.insert_host(anchor, tokens(*pages), list(full))
 
 
 def back_up(tree, node, first_page):

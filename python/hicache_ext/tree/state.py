@@ -93,6 +93,7 @@ class TreeState:
     # --- nodes ----------------------------------------------------------------------------------
 
     def find_root(self, namespace: bytes) -> Node | None:
+        """The root of `namespace` if there is one."""
         if not isinstance(namespace, bytes):
             raise TreeError(f"a namespace is bytes, got {namespace!r}")
         return self.roots.get(namespace)
