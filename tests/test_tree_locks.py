@@ -39,11 +39,18 @@ def test_full_locks_the_path_and_swa_whole_nodes_until_the_window_is_covered(tre
     assert locks(tree, end, DEVICE) == [(0, 0)] * 3
 
 
-def test_a_lock_may_ask_for_more_pages_than_a_window(tree):
+def test_a_lock_may_say_how_many_pages_and_is_rounded_up_to_nodes(tree):
+    #  5 pages back begin inside of [1 2]: a split there must not lose a fragment of the lock
     end = make_path(tree)
-    receipt = tree.lock(end, HOST, at_least_pages=5)
-    assert locks(tree, end, HOST) == [(1, 1)] * 3
+    receipt = tree.lock(end, HOST, {"swa": 5})
+    assert receipt.num_pages == (6, 6) and locks(tree, end, HOST) == [(1, 1)] * 3
+    tree.match_prefix(tokens(1))
+    assert locks(tree, end, HOST) == [(1, 1)] * 4
     tree.unlock(receipt)
+    assert locks(tree, end, HOST) == [(0, 0)] * 4
+    none = tree.lock(end, HOST, {})
+    assert none.num_pages == (6, 0)
+    tree.unlock(none)
 
 
 def test_release_visits_what_was_locked_after_splits_and_new_children(tree):

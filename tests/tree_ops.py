@@ -95,11 +95,13 @@ def lock(fuzz):
     end, tier = fuzz.any_end(), fuzz.rng.choice((DEVICE, DEVICE, HOST))
     if end is None or len(fuzz.locks) > 4:
         return
-    more = fuzz.rng.choice((0, 0, fuzz.rng.randint(0, end.depth)))
-    receipts = [tree.lock(end.node_id, Tier(tier), more) for tree in (fuzz.tree, fuzz.twin)]
     reach = {kind: fuzz.model.reach(kind, end) for kind in fuzz.kinds}
-    more_pages = fuzz.model.whole_nodes(end, more)
-    reach = {kind: max(pages, more_pages, key=len) for kind, pages in reach.items()}
+    wanted = None
+    if fuzz.rng.random() < 0.3:
+        wanted = {kind: fuzz.rng.randint(0, end.depth) for kind in fuzz.kinds}
+        reach = {kind: fuzz.model.whole_nodes(end, count) for kind, count in wanted.items()}
+        reach["full"] = fuzz.model.chain(end)
+    receipts = [tree.lock(end.node_id, Tier(tier), wanted) for tree in (fuzz.tree, fuzz.twin)]
     fuzz.locks.append((*receipts, fuzz.model.lock(end, tier, reach)))
 
 
@@ -221,7 +223,7 @@ def bad_call(fuzz):
     calls = [
         lambda: tree.unlock(None),
         lambda: tree.abort_backup(None),
-        lambda: tree.lock(0, Tier.HOST, 1),
+        lambda: tree.lock(0, Tier.HOST, {"full": 1}),
         lambda: tree.lock(10**9),
         lambda: tree.begin_backup(-1),
         lambda: tree.match_prefix([*tokens, 1 << 32], namespace),
