@@ -69,8 +69,9 @@ def _serve(connection):
             connection.send((True, getattr(commands, name)(*args)))
         except AgreementError as error:
             connection.send((False, error))
-        except Exception:  # the test that sent the command shows it
-            connection.send((False, RuntimeError(traceback.format_exc())))
+        except Exception as error:  # the test that sent the command shows it
+            text = "".join(traceback.format_exception(error))
+            connection.send((False, RuntimeError(text)))
 
 
 class ProcessRank:

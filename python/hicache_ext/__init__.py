@@ -1,1 +1,80 @@
-"""hicache_ext: the memory hierarchy of an LLM server as a library."""
+"""hicache_ext: the memory hierarchy of an LLM server as a library.
+
+The names below are imported on first use: `hicache_ext.tree` needs neither torch nor the native
+module, and a store needs no model.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hicache_ext.agreement import LocalGroup, ShmGroup, TorchGroup
+    from hicache_ext.cache import HiCache
+    from hicache_ext.config import CacheConfig
+    from hicache_ext.copy import (
+        LayoutSpec,
+        PagedBuffer,
+        copy_pages,
+        gather_pages,
+        make_plan,
+        scatter_pages,
+    )
+    from hicache_ext.match import Match
+    from hicache_ext.pool import DevicePool, HostPool
+    from hicache_ext.storage import LocalStore, MemoryStore
+    from hicache_ext.tier import Tier
+    from hicache_ext.tree import RadixTree
+
+__all__ = [
+    "CacheConfig",
+    "DevicePool",
+    "HiCache",
+    "HostPool",
+    "LayoutSpec",
+    "LocalGroup",
+    "LocalStore",
+    "Match",
+    "MemoryStore",
+    "PagedBuffer",
+    "RadixTree",
+    "ShmGroup",
+    "Tier",
+    "TorchGroup",
+    "copy_pages",
+    "gather_pages",
+    "make_plan",
+    "scatter_pages",
+]
+
+_HOMES = {
+    "agreement": ("LocalGroup", "ShmGroup", "TorchGroup"),
+    "cache": ("HiCache",),
+    "config": ("CacheConfig",),
+    "copy": (
+        "LayoutSpec",
+        "PagedBuffer",
+        "copy_pages",
+        "gather_pages",
+        "make_plan",
+        "scatter_pages",
+    ),
+    "match": ("Match",),
+    "pool": ("DevicePool", "HostPool"),
+    "storage": ("LocalStore", "MemoryStore"),
+    "tier": ("Tier",),
+    "tree": ("RadixTree",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

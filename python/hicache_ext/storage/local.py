@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StorageError
+from ..layout import LayoutSpec
 from .folders import Writer, open_namespace, open_root, scan_pages
 from .local_pool import LocalPool
 from .namespace import StoreNamespace
@@ -33,6 +34,30 @@ class LocalStore:
     trouble never raises: where the disk is full or failing, write_from returns False and the store
     is read-only from then on (`failure` says why). There is no quota: clear() it, or give it room.
     """
+
+    @classmethod
+    def for_pools(
+        cls,
+        root: str | os.PathLike[str],
+        specs: Mapping[str, LayoutSpec],
+        *,
+        model: str,
+        revision: str,
+        dtype: str,
+        shard: str = "0/1",
+        num_threads: int = 4,
+    ) -> "LocalStore":
+        """A store for host pools of these layouts: `model` and `revision` name the weights,
+        `dtype` the numbers in the pages, `shard` this rank's part of the heads (StoreNamespace).
+        """
+        namespaces = {
+            name: StoreNamespace(
+                model, revision, dtype, spec.digest_fields(), spec.page_size, shard
+            )
+            for name, spec in specs.items()
+        }
+        sizes = {name: spec.page_bytes for name, spec in specs.items()}
+        return cls(root, namespaces, sizes, num_threads=num_threads)
 
     def __init__(
         self,
