@@ -137,7 +137,7 @@ class StreamTicket final : public CopyTicket {
  private:
   void require_not_capturing() const {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    HICACHE_CUDA_CHECK(cudaStreamGetCaptureInfo(options_.stream, &status));
+    HICACHE_CUDA_CHECK(cudaStreamIsCapturing(options_.stream, &status));
     HICACHE_CHECK(kCuda, status == cudaStreamCaptureStatusNone,
                   "the stream is being captured: a replay would read ids that are gone by then");
   }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +151,8 @@ def host_page_ids(side: str, ids: PageIds) -> npt.NDArray[Any]:
             )
         ids = tensor.detach().numpy()
     if not isinstance(ids, np.ndarray):
+        if not isinstance(ids, Iterable):
+            raise LayoutError(f"{side} page ids are not a sequence: {type(ids).__name__}")
         listed = list(ids)
         if not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in listed):
             kinds = sorted({type(i).__name__ for i in listed})

@@ -1,0 +1,244 @@
+// The nvcc-built register kernel against copy_cpu_ref(): on a GPU, or through a simulator of one.
+// Usage: test_copy SEED. Prints each failing case with what replays it; exits 0 if there is none.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "hicache/check.h"
+#include "hicache/cuda_check.h"
+#include "hicache/cuda_copy.h"
+
+using namespace hicache;
+
+namespace {
+
+constexpr int64_t kGuardBytes = 64;
+constexpr std::byte kGuard{0xa5}, kPoison{0xee};
+
+std::mt19937 rng;
+int num_failed = 0;
+
+int64_t draw(int64_t first, int64_t last) {
+  return std::uniform_int_distribution<int64_t>(first, last)(rng);
+}
+
+template <class T>
+T pick(std::initializer_list<T> values) {
+  return values.begin()[draw(0, static_cast<int64_t>(values.size()) - 1)];
+}
+
+void expect(bool condition, const char* what, int case_idx) {
+  if (condition) return;
+  ++num_failed;
+  std::printf("case %d: %s\n", case_idx, what);
+}
+
+// layer_first, page_first or page_unified, written out independently of hicache_ext.layout.
+PageLayout make_layout(int order, int64_t num_pages, const PageLayout& like) {
+  PageLayout out = like;
+  out.num_pages = num_pages;
+  const int64_t heads = like.num_heads / out.num_groups, h = like.head_bytes;
+  const int64_t row = like.num_heads * h, token = like.page_size, layers = like.num_layers;
+  out.stride_head = h;
+  out.stride_group = heads * h;
+  out.stride_token = row;
+  if (order == 0) {
+    out.stride_page = token * row;
+    out.stride_layer = num_pages * out.stride_page;
+    out.stride_kv = layers * out.stride_layer;
+  } else if (order == 1) {
+    out.stride_layer = row;
+    out.stride_token = layers * row;
+    out.stride_page = token * out.stride_token;
+    out.stride_kv = num_pages * out.stride_page;
+  } else {
+    out.stride_token = heads * h;
+    out.stride_kv = token * out.stride_token;
+    out.stride_layer = like.num_kv * out.stride_kv;
+    out.stride_group = layers * out.stride_layer;
+    out.stride_page = out.num_groups * out.stride_group;
+  }
+  return out;
+}
+
+int64_t bytes_of(const PageLayout& side) {
+  return side.num_pages * side.page_size * side.num_layers * side.num_kv * side.num_heads *
+         side.head_bytes;
+}
+
+// Device or pinned memory with guard bytes around, at an odd place, and its copy on the host.
+class Buffer {
+ public:
+  Buffer(int64_t num_bytes, int64_t misalign, bool on_host)
+      : begin_(kGuardBytes + misalign), host(num_bytes), all_(num_bytes + 2 * kGuardBytes + 16) {
+    HICACHE_CUDA_CHECK(on_host ? cudaMallocHost(&memory_, all_) : cudaMalloc(&memory_, all_));
+    on_host_ = on_host;
+  }
+  ~Buffer() { on_host_ ? cudaFreeHost(memory_) : cudaFree(memory_); }
+
+  std::byte* address() const { return static_cast<std::byte*>(memory_) + begin_; }
+
+  void upload() {
+    std::vector<std::byte> image(all_, kGuard);
+    std::memcpy(image.data() + begin_, host.data(), host.size());
+    HICACHE_CUDA_CHECK(cudaMemcpy(memory_, image.data(), all_, cudaMemcpyDefault));
+  }
+
+  // Whether the memory is `host` between untouched guards.
+  bool equals_host() const {
+    std::vector<std::byte> image(all_), wanted(all_, kGuard);
+    std::memcpy(wanted.data() + begin_, host.data(), host.size());
+    HICACHE_CUDA_CHECK(cudaMemcpy(image.data(), memory_, all_, cudaMemcpyDefault));
+    return image == wanted;
+  }
+
+ private:
+  void* memory_ = nullptr;
+  int64_t begin_;
+  bool on_host_;
+
+ public:
+  std::vector<std::byte> host;
+
+ private:
+  size_t all_;
+};
+
+// The same ids for host and device, in one of the two widths.
+class Ids {
+ public:
+  Ids(const std::vector<int64_t>& values, IdWidth width, IdPlace place) : place(place) {
+    for (const int64_t value : values) {
+      const auto* bytes = reinterpret_cast<const std::byte*>(&value);
+      host_.insert(host_.end(), bytes, bytes + static_cast<int>(width));  // little endian
+    }
+    on_host = {host_.data(), width};
+    on_either = on_host;
+    if (place == IdPlace::kHost || host_.empty()) return;
+    HICACHE_CUDA_CHECK(cudaMalloc(&device_, host_.size()));
+    HICACHE_CUDA_CHECK(cudaMemcpy(device_, host_.data(), host_.size(), cudaMemcpyHostToDevice));
+    on_either.data = device_;
+  }
+  ~Ids() { cudaFree(device_); }
+
+  PageIds on_host, on_either;
+  IdPlace place;
+
+ private:
+  std::vector<std::byte> host_;
+  void* device_ = nullptr;
+};
+
+struct Case {
+  PageLayout src, dst;
+  PageWindow window;
+  std::vector<int64_t> src_ids, dst_ids;
+};
+
+Case draw_case() {
+  PageLayout like{};
+  like.page_size = pick<int64_t>({1, 3, 16});
+  like.num_layers = draw(1, 3);
+  like.num_kv = draw(1, 2);
+  like.num_heads = pick<int64_t>({1, 2, 4});
+  like.head_bytes = pick<int64_t>({1, 12, 33, 64, 144, 4096});
+  if (like.head_bytes == 4096) like.num_heads = like.num_layers = 1;
+  like.num_groups = 1;
+  Case drawn;
+  drawn.src = make_layout(static_cast<int>(draw(0, 2)), draw(1, 5), like);
+  if (like.num_heads % 2 == 0) like.num_groups = draw(1, 2);
+  drawn.dst = make_layout(static_cast<int>(draw(0, 2)), draw(1, 5), like);
+  drawn.window = {draw(0, like.num_layers - 1),
+                  like.num_layers,
+                  draw(0, like.num_kv - 1),
+                  like.num_kv,
+                  0,
+                  like.num_heads};
+  for (int64_t page = 0; page < drawn.dst.num_pages; ++page) {
+    drawn.dst_ids.push_back(draw(0, 5) == 0 ? -1 : page);
+    drawn.src_ids.push_back(draw(0, 5) == 0 ? -2 : draw(0, drawn.src.num_pages - 1));
+  }
+  std::shuffle(drawn.dst_ids.begin(), drawn.dst_ids.end(), rng);
+  return drawn;
+}
+
+// Runs one case on the device; with `bad_side` 0 or 1 an id of that side is out of range.
+void run_case(int case_idx, int bad_side) {
+  Case c = draw_case();
+  const Plan plan = make_plan(c.src, c.dst, c.window, Ascending::kDestination);
+  Buffer src(bytes_of(c.src), pick<int64_t>({0, 0, 4, 8, 3}), draw(0, 1) == 1);
+  Buffer dst(bytes_of(c.dst), pick<int64_t>({0, 0, 4, 8, 5}), draw(0, 1) == 1);
+  for (auto& value : src.host) value = static_cast<std::byte>(draw(0, 255));
+  std::fill(dst.host.begin(), dst.host.end(), kPoison);
+  src.upload();
+  dst.upload();
+
+  auto bad_src = c.src_ids, bad_dst = c.dst_ids;
+  const int64_t bad_at = draw(0, static_cast<int64_t>(c.dst_ids.size()) - 1);
+  const int64_t bad_value = (bad_side == 1 ? c.dst : c.src).num_pages + draw(0, 1000);
+  if (bad_side >= 0) {
+    c.src_ids[bad_at] = -1;  // the reference skips it
+    (bad_side == 1 ? bad_dst : bad_src)[bad_at] = bad_value;
+  }
+  const auto width = [] { return pick({IdWidth::kInt32, IdWidth::kInt64}); };
+  const auto place = [&] {
+    return bad_side < 0 ? pick({IdPlace::kHost, IdPlace::kDevice}) : IdPlace::kDevice;
+  };
+  const Ids good_src(c.src_ids, width(), IdPlace::kHost),
+      good_dst(c.dst_ids, width(), IdPlace::kHost);
+  const Ids src_ids(bad_side < 0 ? c.src_ids : bad_src, width(), place());
+  const Ids dst_ids(bad_side < 0 ? c.dst_ids : bad_dst, width(), place());
+  const auto count = static_cast<int64_t>(c.src_ids.size());
+
+  copy_cpu_ref({plan, src.host.data(), dst.host.data(), good_src.on_host, good_dst.on_host, count});
+  int64_t num_copied = 0;
+  for (int64_t i = 0; i < count; ++i) num_copied += c.src_ids[i] >= 0 && c.dst_ids[i] >= 0;
+
+  cudaStream_t stream;
+  HICACHE_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  std::string raised;
+  int64_t moved = -1;
+  try {
+    const auto ticket = copy_sm_reg(
+        {plan, src.address(), dst.address(), src_ids.on_either, dst_ids.on_either, count},
+        {src_ids.place, dst_ids.place, 0, static_cast<int>(draw(0, 3)), stream});
+    ticket->wait();
+    expect(ticket->query(), "a ticket that was waited for is not done", case_idx);
+    moved = ticket->result();
+  } catch (const Error& error) {
+    raised = error.what();
+  }
+  expect(dst.equals_host(), "the destination differs from the reference", case_idx);
+  expect(src.equals_host(), "the source was written", case_idx);
+  if (bad_side < 0) {
+    expect(raised.empty(), raised.c_str(), case_idx);
+    expect(moved == num_copied * plan.run_bytes * plan.runs_per_page.divisor, "bytes moved",
+           case_idx);
+  } else {
+    const std::string wanted = std::string(bad_side == 1 ? "destination" : "source") +
+                               " page id out of range: position=" + std::to_string(bad_at) +
+                               " value=" + std::to_string(bad_value);
+    expect(raised.rfind(wanted, 0) == 0, ("wanted: " + wanted + ", got: " + raised).c_str(),
+           case_idx);
+  }
+  HICACHE_CUDA_CHECK(cudaStreamDestroy(stream));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const unsigned seed = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 0;
+  constexpr int kNumCases = 24;
+  for (int i = 0; i < kNumCases; ++i) {
+    rng.seed(seed * 1000 + static_cast<unsigned>(i));
+    run_case(i, i % 4 == 3 ? (i / 4) % 2 : -1);
+  }
+  std::printf("test_copy: seed %u, %d cases, %d failed\n", seed, kNumCases, num_failed);
+  return num_failed == 0 ? 0 : 1;
+}
