@@ -121,8 +121,8 @@ def test_a_namespace_folder_without_manifest(root: Path) -> None:
 
 def test_a_fan_out_folder_that_is_a_link(root: Path, tmp_path) -> None:
     open_store(root).close()
-    (manifest_of(root).parent / "ab").symlink_to(tmp_path)
-    refuse(root, "ab: is a symbolic link")
+    (manifest_of(root).parent / "b").symlink_to(tmp_path)
+    refuse(root, "/b: is a symbolic link")
 
 
 def test_bad_arguments(root: Path) -> None:

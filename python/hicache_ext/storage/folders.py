@@ -3,7 +3,7 @@
 ROOT/STORE.json                  what this folder is; its format version
 ROOT/writer-<token>              locked (flock) while the store that writes under <token> is open
 ROOT/<pool>-<digest>/MANIFEST.json
-ROOT/<pool>-<digest>/ab/abcdef...  one page; .<token>-<n> beside it while it is being written
+ROOT/<pool>-<digest>/a/abcdef...   one page; .<token>-<n> beside it while it is being written
 """
 
 import fcntl
@@ -25,7 +25,7 @@ _MANIFEST_FILE = "MANIFEST.json"
 _WRITER_PREFIX = "writer-"
 _TEMP_PREFIX = "."
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FAN_OUT = re.compile(r"[0-9a-f]{2}")
+_FAN_OUT = re.compile(r"[0-9a-f]")
 _PAGE = re.compile(r"[0-9a-f]{64}")
 _POOL = re.compile(r"[a-z0-9_]{1,64}")
 

@@ -52,9 +52,12 @@ class PageFormat:
 
 
 def page_path(key: bytes) -> str:
-    """Where a page lies below its namespace folder: 256 folders by the first byte of the key."""
+    """Where a page lies below its namespace folder: in one of 16, by the first digit of the key.
+
+    Few, because a file system spreads folders over the disk, and a batch should lie together.
+    """
     name = key.hex()
-    return f"{name[:2]}/{name}"
+    return f"{name[0]}/{name}"
 
 
 def open_page(dir_fd: int, key: bytes) -> int:
@@ -81,11 +84,12 @@ def publish_page(
     OSError if that fails; no temporary file is left then.
     """
     path = page_path(key)
-    temp_path = path[:3] + temp_name
+    fan_out = path[0]
+    temp_path = f"{fan_out}/{temp_name}"
     try:
         fd = os.open(temp_path, _OPEN_NEW, 0o600, dir_fd=dir_fd)
     except FileNotFoundError:
-        make_folder(dir_fd, path[:2])
+        make_folder(dir_fd, fan_out)
         fd = os.open(temp_path, _OPEN_NEW, 0o600, dir_fd=dir_fd)
     try:
         try:
@@ -99,7 +103,7 @@ def publish_page(
         unlink_if_there(dir_fd, temp_path)
         raise
     if durability is Durability.PAGE:
-        sync_folder(dir_fd, path[:2])
+        sync_folder(dir_fd, fan_out)
 
 
 def _write_all(fd: int, header: bytes, page: memoryview) -> None:

@@ -1,0 +1,14 @@
+"""The storage benchmarks run in their short form; their figures are not judged here."""
+
+from benchmarks import bench_keys, bench_store
+
+
+def test_bench_keys_runs() -> None:
+    table = bench_keys.main(quick=True)
+    assert len(table.rows) == 2 * len(bench_keys.PAGE_SIZES) and table.num_targets == 7
+    assert all(row.figure > 0 for row in table.rows)
+
+
+def test_bench_store_runs() -> None:
+    table = bench_store.main(quick=True)
+    assert [row.target for row in table.rows] == [2.0, None, None, 1.0, 2.0]
