@@ -82,7 +82,7 @@ def test_no_torn_page_after_a_kill(root: Path) -> None:
 
 @pytest.mark.long
 def test_no_torn_page_after_many_kills(root: Path) -> None:
-    kill_in_a_loop(root, 400, seed=2)
+    kill_in_a_loop(root, 150, seed=2)
 
 
 def test_an_acknowledged_page_outlives_its_killed_writer(root: Path) -> None:
@@ -205,7 +205,7 @@ def test_fuzz_against_a_dict(root: Path, seed: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(100, 160))
+@pytest.mark.parametrize("seed", range(100, 130))
 def test_fuzz_against_a_dict_for_long(root: Path, seed: int) -> None:
     fuzz(root, seed, 1500)
 
