@@ -62,7 +62,7 @@ def build_program(name: str, sources: Sequence[str]) -> Path:
     """tests/cuda/<name>.cu with `sources` of the checkout, for one architecture, cudart shared."""
     cuda_home, program = find_cuda_home(), BUILD / name
     paths = [ROOT / "tests" / "cuda" / f"{name}.cu", *(ROOT / source for source in sources)]
-    headers = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")]
+    headers = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cu*"), *ROOT.glob("tests/**/*.h")]
     if is_stale(program, [*paths, *headers]):
         BUILD.mkdir(parents=True, exist_ok=True)
         flags = ["-std=c++20", "-O1", "-arch=sm_90", "-cudart", "shared", "-Xcompiler=-pthread"]

@@ -6,6 +6,7 @@
 
 #include "hicache/check.h"
 #include "hicache/lanes.h"
+#include "lane_objects.h"
 #include "registry.h"
 
 namespace py = pybind11;
@@ -80,34 +81,6 @@ Lanes lanes_pack(const LaneSchema& schema, int64_t epoch, int64_t digest, const 
   return lanes;
 }
 
-PyObject* own(PyObject* object) {
-  if (object == nullptr) throw py::error_already_set();
-  return object;
-}
-
-PyObject* pool_tuple(const int64_t* values, int num_pools) {
-  PyObject* out = own(PyTuple_New(num_pools));
-  for (int i = 0; i < num_pools; ++i) PyTuple_SET_ITEM(out, i, own(PyLong_FromLongLong(values[i])));
-  return out;
-}
-
-// An AgreedSlot, made as tuple.__new__ does: a named tuple's own constructor is Python code, and
-// costs more than the tick.
-py::object agreed_slot(const py::type& slot_type, const AgreedRecord& r, int num_pools) {
-  auto fields = py::reinterpret_steal<py::object>(own(PyTuple_New(8)));
-  const int64_t counts[] = {r.op_id, r.phase, -1, r.min_pages, r.max_pages};
-  for (int i = 0; i < 5; ++i) {
-    PyTuple_SET_ITEM(fields.ptr(), i,
-                     i == 2 ? PyBool_FromLong(r.all_ready) : own(PyLong_FromLongLong(counts[i])));
-  }
-  PyTuple_SET_ITEM(fields.ptr(), 5, pool_tuple(r.short_pages, num_pools));
-  PyTuple_SET_ITEM(fields.ptr(), 6, pool_tuple(r.hits, num_pools));
-  PyTuple_SET_ITEM(fields.ptr(), 7, PyBool_FromLong(r.any_failed));
-  auto args = py::reinterpret_steal<py::object>(own(PyTuple_Pack(1, fields.ptr())));
-  auto* type = reinterpret_cast<PyTypeObject*>(slot_type.ptr());
-  return py::reinterpret_steal<py::object>(own(PyTuple_Type.tp_new(type, args.ptr(), nullptr)));
-}
-
 void check_lanes(const LaneSchema& schema, const Lanes& lanes, const char* what) {
   HICACHE_CHECK(kAgreement, lanes.ndim() == 1 && lanes.size() == num_lanes(schema), what, " has ",
                 lanes.size(), " lanes, the schema has ", num_lanes(schema));
@@ -118,19 +91,11 @@ py::tuple lanes_unpack(const LaneSchema& schema, const Lanes& agreed, const Lane
                        const py::type& slot_type) {
   check_lanes(schema, agreed, "the result");
   check_lanes(schema, mine, "this rank's vector");
-  HICACHE_CHECK(kAgreement,
-                PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(slot_type.ptr()), &PyTuple_Type),
-                "slot_type is not a named tuple");
   std::vector<AgreedRecord> records(schema.num_slots);
   const int64_t bad = unpack_body(schema, agreed.data(), mine.data(), records.data(), 0, 1);
   const LaneVerdict verdict = lane_verdict(schema, agreed.data(), mine.data(), bad);
-  py::dict slots;
-  for (int slot_idx = 0; verdict.lane < 0 && slot_idx < schema.num_slots; ++slot_idx) {
-    if (records[slot_idx].op_id == kNoOp) continue;
-    slots[py::int_(slot_idx)] = agreed_slot(slot_type, records[slot_idx], schema.num_pools);
-  }
-  return py::make_tuple(py::make_tuple(verdict.lane, verdict.mine, verdict.min, verdict.max),
-                        slots);
+  return py::make_tuple(verdict_tuple(verdict),
+                        agreed_slots(schema, verdict, records.data(), slot_type));
 }
 
 Registrar registrar([](py::module_& m) {

@@ -3,13 +3,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <algorithm>
-#include <chrono>
-#include <memory>
+#include <string>
 
 #include "hicache/check.h"
 #include "hicache/shm_group.h"
 #include "registry.h"
+#include "waiting.h"
 
 namespace py = pybind11;
 
@@ -17,27 +16,6 @@ namespace hicache::bindings {
 namespace {
 
 using Lanes = py::array_t<int64_t, py::array::c_style>;
-using Clock = std::chrono::steady_clock;
-
-constexpr double kSliceS = 0.05;
-
-// Whether `step(max_s)` came true within the deadline. A deadline of 0 tries once.
-template <typename Step>
-bool in_slices(double deadline_s, Step step) {
-  HICACHE_CHECK(kAgreement, deadline_s >= 0, "deadline_s=", deadline_s, " < 0");
-  const auto start = Clock::now();
-  for (double left = deadline_s;;) {
-    bool done = false;
-    {
-      py::gil_scoped_release no_gil;
-      done = step(std::min(left, kSliceS));
-    }
-    if (done) return true;
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    left = deadline_s - std::chrono::duration<double>(Clock::now() - start).count();
-    if (left <= 0) return false;
-  }
-}
 
 void attach(ShmGroup& group, double deadline_s) {
   const bool met = in_slices(deadline_s, [&](double max_s) { return group.attach(max_s); });

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hicache_ext.agreement.group import DEPTH, Group
 from hicache_ext.agreement.local import LocalGroup
+from hicache_ext.agreement.nccl import NcclGroup
 from hicache_ext.agreement.schema import (
     NOT_MINE,
     AgreedSlot,
@@ -26,6 +27,7 @@ __all__ = [
     "AgreedSlot",
     "Group",
     "LocalGroup",
+    "NcclGroup",
     "ShmGroup",
     "SlotState",
     "TickSchema",

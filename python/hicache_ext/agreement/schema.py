@@ -137,13 +137,14 @@ def unpack(
     if lane >= 0:
         unknown = mine is not slots_mine and digest is None and schema.lane_name(lane) == "digest"
         shown = None if unknown else my_value
-        raise AgreementError(_mismatch(schema, lane, epoch, shown, low, high))
+        raise AgreementError(mismatch(schema, lane, epoch, shown, low, high))
     return agreed
 
 
-def _mismatch(
+def mismatch(
     schema: TickSchema, lane: int, epoch: int, my_value: int | None, low: int, high: int
 ) -> str:
+    """The text of an error about a lane; `my_value` None: not known."""
     name = schema.lane_name(lane)
     if name.endswith(".op"):
         shown = [f"{v} (slot unused)" if v == NO_OP else str(v) for v in (my_value, low, high)]

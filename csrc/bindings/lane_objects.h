@@ -1,0 +1,61 @@
+// Agreed records as Python objects, shared by the groups that unpack on the CPU and on the GPU.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "hicache/check.h"
+#include "hicache/lanes.h"
+
+namespace hicache::bindings {
+
+inline PyObject* own(PyObject* object) {
+  if (object == nullptr) throw pybind11::error_already_set();
+  return object;
+}
+
+inline PyObject* pool_tuple(const int64_t* values, int num_pools) {
+  PyObject* out = own(PyTuple_New(num_pools));
+  for (int i = 0; i < num_pools; ++i) PyTuple_SET_ITEM(out, i, own(PyLong_FromLongLong(values[i])));
+  return out;
+}
+
+// An AgreedSlot, made as tuple.__new__ does: a named tuple's own constructor is Python code, and
+// costs more than the tick.
+inline pybind11::object agreed_slot(const pybind11::type& slot_type, const AgreedRecord& r,
+                                    int num_pools) {
+  auto fields = pybind11::reinterpret_steal<pybind11::object>(own(PyTuple_New(8)));
+  int next = 0;
+  const auto add = [&](PyObject* value) { PyTuple_SET_ITEM(fields.ptr(), next++, own(value)); };
+  add(PyLong_FromLongLong(r.op_id));
+  add(PyLong_FromLongLong(r.phase));
+  add(PyBool_FromLong(r.all_ready != 0));
+  add(PyLong_FromLongLong(r.min_pages));
+  add(PyLong_FromLongLong(r.max_pages));
+  add(pool_tuple(r.short_pages, num_pools));
+  add(pool_tuple(r.hits, num_pools));
+  add(PyBool_FromLong(r.any_failed != 0));
+  auto args = pybind11::reinterpret_steal<pybind11::object>(own(PyTuple_Pack(1, fields.ptr())));
+  auto* type = reinterpret_cast<PyTypeObject*>(slot_type.ptr());
+  return pybind11::reinterpret_steal<pybind11::object>(
+      own(PyTuple_Type.tp_new(type, args.ptr(), nullptr)));
+}
+
+inline pybind11::tuple verdict_tuple(const LaneVerdict& verdict) {
+  return pybind11::make_tuple(verdict.lane, verdict.mine, verdict.min, verdict.max);
+}
+
+// {slot: slot_type} of the slots in use; empty if the verdict is bad.
+inline pybind11::dict agreed_slots(const LaneSchema& schema, const LaneVerdict& verdict,
+                                   const AgreedRecord* records, const pybind11::type& slot_type) {
+  HICACHE_CHECK(kAgreement,
+                PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(slot_type.ptr()), &PyTuple_Type),
+                "slot_type is not a named tuple");
+  pybind11::dict slots;
+  for (int slot_idx = 0; verdict.lane < 0 && slot_idx < schema.num_slots; ++slot_idx) {
+    if (records[slot_idx].op_id == kNoOp) continue;
+    slots[pybind11::int_(slot_idx)] = agreed_slot(slot_type, records[slot_idx], schema.num_pools);
+  }
+  return slots;
+}
+
+}  // namespace hicache::bindings

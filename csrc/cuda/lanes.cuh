@@ -1,0 +1,48 @@
+// The kernels around lanes.h: who does which slot, and how the host learns that it is done.
+#pragma once
+
+#include "hicache/cuda_lanes.h"
+
+namespace hicache {
+
+inline constexpr int kLaneThreads = 128;
+
+// Any grid.
+__global__ void __launch_bounds__(kLaneThreads)
+    pack_lanes_kernel(const __grid_constant__ PackArgs args) {
+  const int64_t thread_idx = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  pack_body(args.schema, *args.header, args.slots, args.mine, thread_idx,
+            int64_t{gridDim.x} * blockDim.x);
+}
+
+// One block: a tick is a few kilobytes, and the flag must follow everyone's writes.
+__global__ void __launch_bounds__(kLaneThreads)
+    unpack_lanes_kernel(const __grid_constant__ UnpackArgs args) {
+  __shared__ long long first_bad;
+  const uint64_t tick = *args.num_ticks + 1;
+  const int64_t entry = static_cast<int64_t>(tick % kTickRing);
+  if (threadIdx.x == 0) first_bad = kLaneNeutral;
+  __syncthreads();
+
+  int64_t* lanes = args.lanes + entry * num_lanes(args.schema);
+  for (int64_t lane = threadIdx.x; lane < num_lanes(args.schema); lane += blockDim.x) {
+    lanes[lane] = args.agreed[lane];
+  }
+  const int64_t bad =
+      unpack_body(args.schema, args.agreed, args.mine, args.slots + entry * args.schema.num_slots,
+                  threadIdx.x, blockDim.x);
+  if (bad != kLaneNeutral) atomicMin(&first_bad, static_cast<long long>(bad));
+  // The host must see every thread's writes before the sequence number: each thread's are pushed
+  // out, then all have passed the barrier, then the number goes.
+  __threadfence_system();
+  __syncthreads();
+
+  if (threadIdx.x != 0) return;
+  TickOutcome* outcome = args.outcomes + entry;
+  outcome->verdict = lane_verdict(args.schema, args.agreed, args.mine, first_bad);
+  *args.num_ticks = tick;
+  __threadfence_system();
+  *const_cast<volatile uint64_t*>(&outcome->sequence) = tick;
+}
+
+}  // namespace hicache
