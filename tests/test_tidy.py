@@ -214,7 +214,8 @@ def test_no_error_is_swallowed() -> None:
                 continue
             inside = [part for stmt in node.body for part in ast.walk(stmt)]
             raises = any(isinstance(part, ast.Raise) for part in inside)
-            used = any(isinstance(part, ast.Name) and part.id == node.name for part in inside)
+            handed_on = {node.name, "traceback"}
+            used = any(isinstance(part, ast.Name) and part.id in handed_on for part in inside)
             assert raises or used, f"{place}: swallows every error"
 
 
