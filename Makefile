@@ -15,7 +15,7 @@ demo: build $(VENV)/.stamp-demo  ## the whole cache on a real model, with a tabl
 	$(BIN)/hicache demo
 
 test: lint  ## lint and the quick tests
-	$(BIN)/python -m pytest -q -m "not long"
+	$(BIN)/python -m pytest -q
 
 test-long: build
 	$(BIN)/python -m pytest -q -m long

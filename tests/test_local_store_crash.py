@@ -21,6 +21,7 @@ import random, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from test_local_store import *
+from hicache_ext.storage import Durability
 store = open_store(Path({root!r}), durability=Durability({durability!r}))
 print("open", flush=True)
 {body}

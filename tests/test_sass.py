@@ -70,7 +70,7 @@ def test_no_kernel_spills_or_calls(source: str, arch: str, folder: Path) -> None
         assert clean in told, f"{kernel}: {told}"
     for kernel, codes in disassemble(source, arch, folder).items():
         assert "EXIT" in codes
-        # Without a RET there is no subroutine: what ptxas calls on sm_80 is the way out of the loop.
+        # Without a RET there is no subroutine: what sm_80 calls is the way out of the loop.
         bad = [code for code in codes if re.match(r"(LDL|STL|RET|JCAL|BRX)\b", code)]
         assert bad == [], kernel
 

@@ -30,7 +30,7 @@ def insert_host(tree, pages, full, anchor=None):
 
 
 def back_up(tree, node, first_page):
-    """Give all that `node`'s path lacks on the host pages from `first_page` on; returns the plan."""
+    """Give what `node`'s path lacks on the host pages from `first_page` on; the plan."""
     plan = tree.begin_backup(node)
     ids, page = {}, first_page
     for name, count in plan.num_pages.items():
