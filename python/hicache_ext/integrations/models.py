@@ -8,9 +8,7 @@ import torch
 
 from hicache_ext.errors import ModelError
 from hicache_ext.integrations.gemma_weights import Progress, ensure_gemma3_270m
-
-SMALL = "small"  # the random-weight model: no download, no meaning, the same attention pattern
-GEMMA = "gemma3-270m"
+from hicache_ext.integrations.names import GEMMA, SMALL
 
 
 def small_config(*, window: int = 64, num_kv_heads: int = 1, vocab_size: int = 512) -> Any:

@@ -1,0 +1,192 @@
+"""What the demo found: checks, figures against their targets, a table, a PNG and a JSON file."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hicache_ext.cli.demo_plan import DemoPlan
+from hicache_ext.integrations.names import SMALL
+from hicache_ext.tier import Tier
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured ratio and what it must reach at most; told, not judged: machines are busy."""
+
+    name: str
+    value: float
+    target: float
+
+    @property
+    def reached(self) -> bool:
+        return self.value <= self.target
+
+
+class Report:
+    """Everything that the stages sent, and the verdict."""
+
+    def __init__(self, plan: DemoPlan, results: dict[str, Any], total_s: float) -> None:
+        self.plan, self.results, self.total_s = plan, results, total_s
+        first, again, ranks = results["first"], results["again"], results["ranks"]
+        self.rows: list[dict[str, Any]] = [
+            *first["rows"],
+            *again["rows"],
+            *(row for rank in ranks for row in rank["rows"]),
+        ]
+        self.checks = self._checks(first, again, ranks)
+        self.figures = self._figures()
+        self.peak_bytes = max(
+            first["peak_bytes"], again["peak_bytes"], sum(rank["peak_bytes"] for rank in ranks)
+        )
+
+    @property
+    def passed(self) -> bool:
+        return all(self.checks.values())
+
+    def _checks(self, first: Any, again: Any, ranks: list[Any]) -> dict[str, bool]:
+        checks = {f"{row['name']}: logits equal, bit for bit": row["equal"] for row in self.rows}
+        for name, equal in {**first["pages_equal"], **again["pages_equal"]}.items():
+            checks[f"{name}: every restored page has the bytes it had"] = equal
+        shared = self.plan.num_tokens
+        for row, tier in ((self.find("L2"), Tier.HOST), (self.find("L3"), Tier.STORAGE)):
+            checks[f"{row['name']}: {shared} tokens restored"] = (
+                row["num_hit_tokens"][tier.name] == shared
+            )
+        same = [rank["same_on_all_ranks"] for rank in ranks]
+        for what in same[0]:
+            checks[f"ranks: the same {what}"] = all(s[what] == same[0][what] for s in same)
+        checks["ranks: something was lost, and said so"] = bool(same[0]["losses"])
+        for rank in ranks:
+            name = rank["rows"][0]["name"].split(",")[0]
+            checks[f"{name}: fell back to {rank['expected_fall_back']} tokens"] = (
+                rank["fell_back_to"] == rank["expected_fall_back"]
+            )
+        return checks
+
+    def _figures(self) -> list[Figure]:
+        if self.plan.source == SMALL:
+            return []  # a forward pass of it is no work: ratios say nothing
+        cold = self.find("cold")["prefill_s"]
+        figures = []
+        for tier, target in (("L3", 1 / 20), ("L2", 1 / 25)):
+            ratio = self.find(tier)["first_token_s"] / cold
+            figures.append(Figure(f"first token from {tier} / cold prefill", ratio, target))
+        times = [t for t in self.results["again"]["restore_against_dd"] if t["dd_s"]]
+        if times:
+            ratio = median(t["restore_s"] for t in times) / median(t["dd_s"] for t in times)
+            figures.append(Figure("restore from L3 / dd of the same bytes, cold", ratio, 2.0))
+        return figures
+
+    def find(self, name: str) -> dict[str, Any]:
+        """The first row whose name begins so."""
+        return next(row for row in self.rows if row["name"].startswith(name))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "plan": asdict(self.plan),
+            "passed": self.passed,
+            "checks": self.checks,
+            "figures": [{**asdict(f), "reached": f.reached} for f in self.figures],
+            "rows": self.rows,
+            "results": self.results,
+            "peak_bytes": self.peak_bytes,
+            "total_s": self.total_s,
+        }
+
+
+HEADINGS = ("", "prompt", "L1/L2/L3 hit", "restore", "prefill", "1st token", "moved", "equal")
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """One row of the table as text; see HEADINGS."""
+    hits = row["num_hit_tokens"]
+    return (
+        row["name"],
+        str(row["num_prompt_tokens"]),
+        "/".join(str(hits[tier.name]) for tier in Tier),
+        f"{row['restore_s'] * 1e3:.0f} ms",
+        f"{row['prefill_s']:.2f} s",
+        f"{row['first_token_s']:.2f} s",
+        f"{(row['read_bytes'] + row['copied_bytes']) / 2**20:.1f} MiB",
+        "yes" if row["equal"] else f"NO, {row['max_difference']:.1e}",
+    )
+
+
+def _title(plan: DemoPlan) -> str:
+    model = "random weights" if plan.source == SMALL else plan.model
+    return f"{model}, {plan.num_tokens} tokens of document, pages of {plan.page_size}, float32, CPU"
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The answers, the table, the figures and every check that failed."""
+    first = report.results["first"]
+    for question, text in zip(first["questions"], first["texts"], strict=False):
+        console.print(f"[bold]{question}[/]\n  {' '.join(text.split())}", highlight=False)
+    plan = report.plan
+    table = Table(title=_title(plan), padding=(0, 1))
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for row in report.rows:
+        table.add_row(*cells(row), style=None if row["equal"] else "bold red")
+    console.print(table)
+    for figure in report.figures:
+        mark = "[green]reached[/]" if figure.reached else "[yellow]missed[/]"
+        console.print(f"{figure.name}: {figure.value:.3f}, target {figure.target:.3f} {mark}")
+    console.print(f"{report.total_s:.0f} s, peak memory {report.peak_bytes / 2**30:.1f} GiB")
+    failed = [name for name, passed in report.checks.items() if not passed]
+    for name in failed:
+        console.print(f"[bold red]FAILED[/] {name}")
+    if not failed:
+        console.print(f"[bold green]all {len(report.checks)} checks hold[/]")
+    if plan.fallback:
+        console.print("[bold white on red] THE REAL MODEL WAS NOT RUN: random weights [/]")
+
+
+def write_report(report: Report) -> list[Path]:
+    """demo.json and demo.png in the plan's folder."""
+    folder = report.plan.folder
+    (folder / "demo.json").write_text(json.dumps(report.as_dict(), indent=2))
+    _draw(report, folder / "demo.png")
+    return [folder / "demo.json", folder / "demo.png"]
+
+
+def _draw(report: Report, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = report.rows[::-1]
+    figure, (bars, text) = pyplot.subplots(
+        2, 1, figsize=(11, 2.4 + 0.75 * len(rows)), height_ratios=[1, 1]
+    )
+    names = [row["name"] for row in rows]
+    restore = [row["restore_s"] for row in rows]
+    bars.barh(names, restore, color="#3b7dd8", label="restore (L3, L2 to L1)")
+    bars.barh(
+        names, [row["prefill_s"] for row in rows], left=restore, color="#e0a030", label="prefill"
+    )
+    for idx, row in enumerate(rows):
+        bars.text(row["first_token_s"], idx, f" {row['first_token_s']:.2f} s", va="center")
+    bars.set_xlabel("seconds to the first token")
+    bars.margins(x=0.12)
+    bars.legend(loc="center right")
+    bars.spines[["top", "right"]].set_visible(False)
+    bars.set_title(_title(report.plan))
+    text.axis("off")
+    table = text.table(
+        [cells(row) for row in report.rows], colLabels=HEADINGS, loc="center", cellLoc="right"
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    table.auto_set_column_width(list(range(len(HEADINGS))))
+    table.scale(1, 1.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
