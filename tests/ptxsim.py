@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from build_tools import ROOT, load_setup
 
-ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "ptxsim"
 EXTRAS = ROOT / "tests" / "cuda" / "ptxsim_extras.cpp"
 
@@ -27,8 +27,7 @@ def find_simulator() -> Path:
 
 
 def find_cuda_home() -> Path:
-    import setup as build_script  # the one place that knows where nvcc hides
-
+    build_script = load_setup()  # the one place that knows where nvcc hides
     home = build_script.find_cuda_home()
     if build_script.nvcc_version(home) < build_script.MIN_NVCC:
         pytest.skip("no nvcc, or one that is too old")

@@ -156,18 +156,14 @@ def test_sm_reg_without_a_gpu(pair: tuple[Guarded, Guarded]) -> None:
 
 
 def test_the_module_needs_no_driver() -> None:
-    """It imports, and copies, in a process that could not load libcuda or libcudart if it wanted."""
+    """Neither libcuda nor libnccl nor torch is linked, and importing brings none of them in."""
     module = Path(_C.__file__)
     needed = subprocess.run(["ldd", module], capture_output=True, text=True).stdout
     if "libcudart" in needed:
         pytest.skip("a test build with cudart shared")
     assert "libcuda" not in needed and "nccl" not in needed and "torch" not in needed
     code = "import hicache_ext.copy, sys; assert 'torch' not in sys.modules"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 

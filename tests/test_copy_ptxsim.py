@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import ptxsim
 import pytest
+from build_tools import ROOT, run
 
 SOURCES = (
     "csrc/cuda/copy.cu",
@@ -26,3 +30,17 @@ def test_kernel_equals_the_reference(seed: int) -> None:
     done = subprocess.run([program, str(seed)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"seed {seed}:\n{done.stdout}{done.stderr}"
     assert f"seed {seed}, 24 cases, 0 failed" in done.stdout
+
+
+@pytest.mark.long
+def test_sm_reg_from_python(tmp_path: Path) -> None:
+    """copy_pages(executor="auto") on foreign GPU arrays, through a build with cudart shared."""
+    environment = ptxsim.environment()
+    build = {"HICACHE_CUDA": "1", "HICACHE_CUDART": "shared", "HICACHE_CUDA_ARCHS": "90"}
+    run(sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path, env=build)
+    (module,) = tmp_path.glob("hicache_ext/_C*.so")
+    paths = os.pathsep.join([str(ROOT / "python"), str(ROOT / "tests")])
+    for seed in ("1", "2", "3"):
+        simulated = {**environment, "FAKECUDA_SEED": seed, "PYTHONPATH": paths}
+        out = run(sys.executable, "tests/sm_reg_worker.py", module, seed, env=simulated)
+        assert f"seed {seed} equal" in out

@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kTaskBytes = int64_t{1} << 20;
 // Below it the destination is likely read soon and fits in a cache; streamed stores would evict it.
 constexpr int64_t kStreamingBytes = int64_t{8} << 20;
+constexpr uint32_t kLookahead = 8;
+constexpr int64_t kPrefetchBytes = 512;
 
 void check_side(const char* side, const PageIds& ids, int64_t position, int64_t num_pages) {
   const int64_t id = ids.at(position);
@@ -21,17 +23,39 @@ void check_side(const char* side, const PageIds& ids, int64_t position, int64_t 
                 " value=", id, " num_pages=", num_pages);
 }
 
-// Copies the units [begin, end); holes are skipped.
+struct Move {
+  const std::byte* src;
+  std::byte* dst;
+  int64_t num_bytes;  // 0: a hole
+};
+
+Move move_of(const CopyParams& params, const Tiling& tiling, uint32_t unit_idx) {
+  const Unit unit = locate_unit(params.plan, tiling, unit_idx);
+  const int64_t src_page = params.src_ids.at(unit.position);
+  const int64_t dst_page = params.dst_ids.at(unit.position);
+  if (src_page < 0 || dst_page < 0) return {nullptr, nullptr, 0};
+  int64_t src, dst;
+  locate(params.plan, src_page, dst_page, unit.run, src, dst);
+  return {params.src + src + unit.begin, params.dst + dst + unit.begin, unit.num_bytes};
+}
+
+// The hardware follows a run once it runs; its first lines are ours to fetch.
+void prefetch(const Move& move) {
+  const int64_t num_bytes = std::min(move.num_bytes, kPrefetchBytes);
+  for (int64_t at = 0; at < num_bytes; at += 64) __builtin_prefetch(move.src + at, 0, 0);
+}
+
+// Copies the units [begin, end), kLookahead of them located and fetched ahead.
 void copy_units(const CopyParams& params, const Tiling& tiling, uint32_t begin, uint32_t end,
                 CopyRunFn copy_run) {
+  Move moves[kLookahead];
+  for (uint32_t i = begin; i - begin < kLookahead && i < end; ++i)
+    prefetch(moves[(i - begin) % kLookahead] = move_of(params, tiling, i));
   for (uint32_t i = begin; i < end; ++i) {
-    const Unit unit = locate_unit(params.plan, tiling, i);
-    const int64_t src_page = params.src_ids.at(unit.position);
-    const int64_t dst_page = params.dst_ids.at(unit.position);
-    if (src_page < 0 || dst_page < 0) continue;
-    int64_t src, dst;
-    locate(params.plan, src_page, dst_page, unit.run, src, dst);
-    copy_run(params.dst + dst + unit.begin, params.src + src + unit.begin, unit.num_bytes);
+    Move& slot = moves[(i - begin) % kLookahead];
+    const Move move = slot;
+    if (end - i > kLookahead) prefetch(slot = move_of(params, tiling, i + kLookahead));
+    if (move.num_bytes > 0) copy_run(move.dst, move.src, move.num_bytes);
   }
 }
 

@@ -6,70 +6,28 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "../cpp/copy_cases.h"
 #include "hicache/check.h"
 #include "hicache/cuda_check.h"
 #include "hicache/cuda_copy.h"
 
 using namespace hicache;
+using namespace hicache::testing;
 
 namespace {
 
 constexpr int64_t kGuardBytes = 64;
 constexpr std::byte kGuard{0xa5}, kPoison{0xee};
 
-std::mt19937 rng;
 int num_failed = 0;
-
-int64_t draw(int64_t first, int64_t last) {
-  return std::uniform_int_distribution<int64_t>(first, last)(rng);
-}
-
-template <class T>
-T pick(std::initializer_list<T> values) {
-  return values.begin()[draw(0, static_cast<int64_t>(values.size()) - 1)];
-}
 
 void expect(bool condition, const char* what, int case_idx) {
   if (condition) return;
   ++num_failed;
   std::printf("case %d: %s\n", case_idx, what);
-}
-
-// layer_first, page_first or page_unified, written out independently of hicache_ext.layout.
-PageLayout make_layout(int order, int64_t num_pages, const PageLayout& like) {
-  PageLayout out = like;
-  out.num_pages = num_pages;
-  const int64_t heads = like.num_heads / out.num_groups, h = like.head_bytes;
-  const int64_t row = like.num_heads * h, token = like.page_size, layers = like.num_layers;
-  out.stride_head = h;
-  out.stride_group = heads * h;
-  out.stride_token = row;
-  if (order == 0) {
-    out.stride_page = token * row;
-    out.stride_layer = num_pages * out.stride_page;
-    out.stride_kv = layers * out.stride_layer;
-  } else if (order == 1) {
-    out.stride_layer = row;
-    out.stride_token = layers * row;
-    out.stride_page = token * out.stride_token;
-    out.stride_kv = num_pages * out.stride_page;
-  } else {
-    out.stride_token = heads * h;
-    out.stride_kv = token * out.stride_token;
-    out.stride_layer = like.num_kv * out.stride_kv;
-    out.stride_group = layers * out.stride_layer;
-    out.stride_page = out.num_groups * out.stride_group;
-  }
-  return out;
-}
-
-int64_t bytes_of(const PageLayout& side) {
-  return side.num_pages * side.page_size * side.num_layers * side.num_kv * side.num_heads *
-         side.head_bytes;
 }
 
 // Device or pinned memory with guard bytes around, at an odd place, and its copy on the host.
@@ -134,39 +92,6 @@ class Ids {
   std::vector<std::byte> host_;
   void* device_ = nullptr;
 };
-
-struct Case {
-  PageLayout src, dst;
-  PageWindow window;
-  std::vector<int64_t> src_ids, dst_ids;
-};
-
-Case draw_case() {
-  PageLayout like{};
-  like.page_size = pick<int64_t>({1, 3, 16});
-  like.num_layers = draw(1, 3);
-  like.num_kv = draw(1, 2);
-  like.num_heads = pick<int64_t>({1, 2, 4});
-  like.head_bytes = pick<int64_t>({1, 12, 33, 64, 144, 4096});
-  if (like.head_bytes == 4096) like.num_heads = like.num_layers = 1;
-  like.num_groups = 1;
-  Case drawn;
-  drawn.src = make_layout(static_cast<int>(draw(0, 2)), draw(1, 5), like);
-  if (like.num_heads % 2 == 0) like.num_groups = draw(1, 2);
-  drawn.dst = make_layout(static_cast<int>(draw(0, 2)), draw(1, 5), like);
-  drawn.window = {draw(0, like.num_layers - 1),
-                  like.num_layers,
-                  draw(0, like.num_kv - 1),
-                  like.num_kv,
-                  0,
-                  like.num_heads};
-  for (int64_t page = 0; page < drawn.dst.num_pages; ++page) {
-    drawn.dst_ids.push_back(draw(0, 5) == 0 ? -1 : page);
-    drawn.src_ids.push_back(draw(0, 5) == 0 ? -2 : draw(0, drawn.src.num_pages - 1));
-  }
-  std::shuffle(drawn.dst_ids.begin(), drawn.dst_ids.end(), rng);
-  return drawn;
-}
 
 // Runs one case on the device; with `bad_side` 0 or 1 an id of that side is out of range.
 void run_case(int case_idx, int bad_side) {

@@ -1,0 +1,112 @@
+// Copies of pages for the sanitizers: buffers of exactly the right size on the heap, so that a byte
+// too far is seen, every executor and the kernel's loop body against the reference, many callers at
+// once.
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+#include "copy_cases.h"
+#include "hicache/copy.h"
+#include "hicache/copy_emulator.h"
+#include "hicache/thread_pool.h"
+
+using namespace hicache;
+using namespace hicache::testing;
+
+namespace {
+
+int num_failed = 0;
+
+void expect(bool condition, const char* what, int case_idx) {
+  if (condition) return;
+  ++num_failed;
+  std::printf("case %d: %s\n", case_idx, what);
+}
+
+struct Bytes {
+  explicit Bytes(int64_t num_bytes)
+      : size(static_cast<size_t>(num_bytes)), data(new std::byte[size]) {
+    std::memset(data.get(), 0xee, size);
+  }
+  bool operator==(const Bytes& other) const {
+    return size == other.size && std::memcmp(data.get(), other.data.get(), size) == 0;
+  }
+  size_t size;
+  std::unique_ptr<std::byte[]> data;
+};
+
+void run_case(int case_idx) {
+  const Case c = draw_case();
+  const Plan plan =
+      make_plan(c.src, c.dst, c.window, pick({Ascending::kSource, Ascending::kDestination}));
+  Bytes src(bytes_of(c.src)), expected(bytes_of(c.dst)), threaded(bytes_of(c.dst)),
+      emulated(bytes_of(c.dst));
+  for (size_t i = 0; i < src.size; ++i) src.data[i] = static_cast<std::byte>(draw(0, 255));
+  const PageIds src_ids{c.src_ids.data(), IdWidth::kInt64};
+  const PageIds dst_ids{c.dst_ids.data(), IdWidth::kInt64};
+  CopyParams params{plan,    src.data.get(), expected.data.get(),
+                    src_ids, dst_ids,        static_cast<int64_t>(c.src_ids.size())};
+  check_page_ids(params);
+  copy_cpu_ref(params);
+  params.dst = threaded.data.get();
+  copy_cpu(params, static_cast<int>(draw(1, 4)), Isa::kAuto);
+  expect(threaded == expected, "cpu differs from cpu_ref", case_idx);
+
+  params.dst = emulated.data.get();
+  std::vector<uint8_t> num_writes(emulated.size);
+  const Emulation seen =
+      emulate_copy(params, static_cast<int64_t>(src.size), static_cast<int64_t>(emulated.size),
+                   static_cast<uint32_t>(draw(1, 3)), EmulatedShape::kByRun, num_writes.data());
+  expect(emulated == expected, "the kernel's loop body differs from cpu_ref", case_idx);
+  expect(seen.num_outside == 0 && seen.num_misaligned == 0, "outside or misaligned", case_idx);
+}
+
+// Streaming stores and lookahead on more than the 8 MiB from which they are used.
+void run_large_case() {
+  PageLayout like{};
+  like.page_size = 3, like.num_layers = 2, like.num_kv = 2, like.num_heads = 2, like.num_groups = 1;
+  like.head_bytes = 700;
+  const PageLayout src_layout = make_layout(0, 700, like), dst_layout = make_layout(2, 700, like);
+  const Plan plan = make_plan(src_layout, dst_layout, {0, 2, 0, 2, 0, 2}, Ascending::kDestination);
+  Bytes src(bytes_of(src_layout)), expected(src.size), threaded(src.size);
+  for (size_t i = 0; i < src.size; ++i) src.data[i] = static_cast<std::byte>(i * 2654435761u >> 24);
+  std::vector<int32_t> ids(700);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
+  std::shuffle(ids.begin(), ids.end(), rng);
+  const PageIds shuffled{ids.data(), IdWidth::kInt32};
+  CopyParams params{plan, src.data.get(), expected.data.get(), shuffled, shuffled, 700};
+  copy_cpu_ref(params);
+  params.dst = threaded.data.get();
+  copy_cpu(params, 3, Isa::kAuto);
+  expect(threaded == expected, "a large copy differs from cpu_ref", -1);
+}
+
+// Several callers share the pool; every task runs once and before its caller returns.
+void run_many_callers() {
+  std::vector<std::thread> callers;
+  std::vector<int> num_wrong(4);
+  for (size_t caller = 0; caller < num_wrong.size(); ++caller)
+    callers.emplace_back([&num_wrong, caller] {
+      for (int round = 0; round < 200; ++round) {
+        std::vector<int> runs(17);
+        parallel_for(17, 3, [&](int64_t task) { ++runs[static_cast<size_t>(task)]; });
+        num_wrong[caller] += std::count(runs.begin(), runs.end(), 1) != 17;
+      }
+    });
+  for (auto& caller : callers) caller.join();
+  for (const int wrong : num_wrong) expect(wrong == 0, "a task ran twice or too late", -2);
+}
+
+}  // namespace
+
+int main() {
+  for (int i = 0; i < 120; ++i) {
+    rng.seed(static_cast<unsigned>(i));
+    run_case(i);
+  }
+  run_large_case();
+  run_many_callers();
+  std::printf("test_copy: %d failed\n", num_failed);
+  return num_failed == 0 ? 0 : 1;
+}
