@@ -1,7 +1,7 @@
 """Copies through executor="sm_reg" from Python, on a GPU or in the simulator. Usage: MODULE SEED.
 
-MODULE is a build of hicache_ext._C with cudart shared. The arrays are foreign on purpose: nothing but
-__cuda_array_interface__ and the CUDA runtime, as CuPy would hand them over.
+MODULE is a build of hicache_ext._C with cudart shared. The arrays are foreign on purpose: nothing
+but __cuda_array_interface__ and the CUDA runtime, as CuPy would hand them over.
 """
 
 from __future__ import annotations
