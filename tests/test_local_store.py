@@ -209,3 +209,19 @@ def test_something_else_in_a_page_s_place_is_a_miss(root: Path, tmp_path, what: 
         path.symlink_to(elsewhere if what == "link" else tmp_path / "nowhere")
     assert get(store, 1) is None
     assert elsewhere.read_bytes()[HEADER_BYTES:] == page_of(1), "followed the link"
+
+
+def test_for_pools_tells_layouts_apart(root: Path) -> None:
+    from hicache_ext.layout import LayoutSpec
+
+    def store_of(**change) -> LocalStore:
+        extents = {"num_pages": 8, "page_size": 4, "num_layers": 2, "num_heads": 1, "head_bytes": 8}
+        spec = LayoutSpec.make("page_unified", **extents | change)
+        names = {"model": "m", "revision": "r", "dtype": "float32"}
+        return LocalStore.for_pools(root, {"full": spec}, **names)
+
+    store, page = store_of(), memoryview(bytearray(range(128)))
+    assert store.write_from("full", [key_of(1)], [page]) == [True]
+    assert store_of(num_pages=99).exists("full", [key_of(1)]) == [True]
+    for change in ({"page_size": 8}, {"num_layers": 4}, {"head_bytes": 4, "num_heads": 2}):
+        assert store_of(**change).exists("full", [key_of(1)]) == [False], change

@@ -17,11 +17,11 @@ from hicache_ext.storage.page_file import HEADER_BYTES
 NUM_KEYS = 200
 
 CHILD = """
-import random, sys
+import os, random, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from test_local_store import *
 from hicache_ext.storage import Durability
+from test_local_store import key_of, open_store, put
 store = open_store(Path({root!r}), durability=Durability({durability!r}))
 print("open", flush=True)
 {body}

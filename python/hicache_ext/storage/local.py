@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import StorageError
-from ..layout import LayoutSpec
 from .folders import Writer, open_namespace, open_root, scan_pages
 from .local_pool import LocalPool
 from .namespace import StoreNamespace
 from .page_file import Durability, PageFormat
 from .protocol import STAT_NAMES, check_keys, check_page_bytes, check_pages
+
+if TYPE_CHECKING:  # a store needs neither numpy nor torch
+    from ..layout import LayoutSpec
 
 # A device that answers so does not get better by trying every page: the store turns read-only.
 _FATAL_WRITE_ERRNOS = {
@@ -40,7 +43,7 @@ class LocalStore:
     def for_pools(
         cls,
         root: str | os.PathLike[str],
-        specs: Mapping[str, LayoutSpec],
+        specs: "Mapping[str, LayoutSpec]",
         *,
         model: str,
         revision: str,
