@@ -19,13 +19,12 @@ inline PyObject* pool_tuple(const int64_t* values, int num_pools) {
   return out;
 }
 
-// An AgreedSlot, made as tuple.__new__ does: a named tuple's own constructor is Python code, and
-// costs more than the tick.
-inline pybind11::object agreed_slot(const pybind11::type& slot_type, const AgreedRecord& r,
-                                    int num_pools) {
-  auto fields = pybind11::reinterpret_steal<pybind11::object>(own(PyTuple_New(8)));
+// An AgreedSlot, filled in place as tuple.__new__ does for a subclass: a named tuple's own
+// constructor is Python code, and costs more than the tick.
+inline pybind11::object agreed_slot(PyTypeObject* type, const AgreedRecord& r, int num_pools) {
+  auto slot = pybind11::reinterpret_steal<pybind11::object>(own(type->tp_alloc(type, 8)));
   int next = 0;
-  const auto add = [&](PyObject* value) { PyTuple_SET_ITEM(fields.ptr(), next++, own(value)); };
+  const auto add = [&](PyObject* value) { PyTuple_SET_ITEM(slot.ptr(), next++, own(value)); };
   add(PyLong_FromLongLong(r.op_id));
   add(PyLong_FromLongLong(r.phase));
   add(PyBool_FromLong(r.all_ready != 0));
@@ -34,10 +33,7 @@ inline pybind11::object agreed_slot(const pybind11::type& slot_type, const Agree
   add(pool_tuple(r.short_pages, num_pools));
   add(pool_tuple(r.hits, num_pools));
   add(PyBool_FromLong(r.any_failed != 0));
-  auto args = pybind11::reinterpret_steal<pybind11::object>(own(PyTuple_Pack(1, fields.ptr())));
-  auto* type = reinterpret_cast<PyTypeObject*>(slot_type.ptr());
-  return pybind11::reinterpret_steal<pybind11::object>(
-      own(PyTuple_Type.tp_new(type, args.ptr(), nullptr)));
+  return slot;
 }
 
 inline pybind11::tuple verdict_tuple(const LaneVerdict& verdict) {
@@ -47,13 +43,12 @@ inline pybind11::tuple verdict_tuple(const LaneVerdict& verdict) {
 // {slot: slot_type} of the slots in use; empty if the verdict is bad.
 inline pybind11::dict agreed_slots(const LaneSchema& schema, const LaneVerdict& verdict,
                                    const AgreedRecord* records, const pybind11::type& slot_type) {
-  HICACHE_CHECK(kAgreement,
-                PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(slot_type.ptr()), &PyTuple_Type),
-                "slot_type is not a named tuple");
+  auto* type = reinterpret_cast<PyTypeObject*>(slot_type.ptr());
+  HICACHE_CHECK(kAgreement, PyType_IsSubtype(type, &PyTuple_Type), "slot_type is no named tuple");
   pybind11::dict slots;
   for (int slot_idx = 0; verdict.lane < 0 && slot_idx < schema.num_slots; ++slot_idx) {
     if (records[slot_idx].op_id == kNoOp) continue;
-    slots[pybind11::int_(slot_idx)] = agreed_slot(slot_type, records[slot_idx], schema.num_pools);
+    slots[pybind11::int_(slot_idx)] = agreed_slot(type, records[slot_idx], schema.num_pools);
   }
   return slots;
 }
