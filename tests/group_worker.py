@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import random
 import signal
+import time
 import traceback
 
 import numpy as np
@@ -20,6 +22,7 @@ class RankCommands:
         self.group = group
 
     def make_shm(self, name, rank, size, num_lanes, deadline_s):
+        self.num_lanes = num_lanes
         self.group = ShmGroup(name, rank, size, num_lanes, deadline_s=deadline_s)
 
     def join_torch(self, rank, size, store_path):
@@ -35,6 +38,7 @@ class RankCommands:
 
         from hicache_ext.agreement import TorchGroup
 
+        self.num_lanes = num_lanes
         group = dist.new_group(ranks, use_local_synchronization=True)
         self.group = TorchGroup(group, num_lanes=num_lanes, deadline_s=deadline_s)
 
@@ -49,6 +53,21 @@ class RankCommands:
 
     def close(self):
         self.group.close()
+
+    def run_pipelined(self, num_ticks, seed):
+        """Two ticks in flight and random pauses; the number of wrong lanes over all ticks."""
+        rng = random.Random(f"{seed} {self.group.rank}")
+        offsets = np.arange(self.num_lanes)
+        num_wrong = 0
+        for epoch in range(num_ticks + 1):
+            if epoch < num_ticks:
+                self.group.issue(1000 * epoch + offsets + self.group.rank)
+            if rng.random() < 0.1:
+                time.sleep(rng.random() * 1e-4)
+            if epoch > 0:
+                lanes = self.group.result(10.0)
+                num_wrong += int((lanes != 1000 * (epoch - 1) + offsets).sum())
+        return num_wrong
 
     def issue_tick(self, pools, num_slots, epoch, digest, slots):
         self.schema, self.epoch = TickSchema(pools, num_slots), epoch

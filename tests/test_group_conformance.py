@@ -153,6 +153,15 @@ def test_two_ticks_in_flight_come_back_in_order_and_a_third_is_refused(backend):
     assert [int(a[0]) for a in all_ranks(ranks, "result", 10.0)] == [10] * 2
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_ranks_that_race_through_a_pipeline_never_see_another_tick(backend, seed):
+    if backend.kind == "local":
+        pytest.skip("simulated ranks do not race")
+    ranks = backend.group()
+    num_ticks = 20_000 if backend.kind == "shm" else 200
+    assert all_ranks(ranks, "run_pipelined", num_ticks, seed) == [0, 0]
+
+
 def test_late_rank_is_waited_for(backend):
     ranks = backend.group()
     ranks[0].call("issue", [7] * NUM_LANES)

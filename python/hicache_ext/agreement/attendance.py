@@ -25,14 +25,14 @@ class Attendance:
         if self._written == tick or self.size <= 2:
             return
         self._written = tick
-        self._bounded(lambda: self._store.set(self._key(self.rank), str(tick)))
+        self._bounded(lambda store: store.set(_key(self.rank), str(tick)))
 
     def describe_missing(self, tick: int) -> str:
         """E.g. "rank 1 is", "ranks [1, 3] are", or how many it can be at most."""
         if self.size == 2:
             return f"rank {1 - self.rank} is"
         others = [rank for rank in range(self.size) if rank != self.rank]
-        seen = self._bounded(lambda: [rank for rank in others if self._has_come(rank, tick)])
+        seen = self._bounded(lambda store: [r for r in others if _has_come(store, r, tick)])
         if seen is None:
             return f"1 to {len(others)} of the other ranks are"
         missing = [rank for rank in others if rank not in seen]
@@ -40,23 +40,16 @@ class Attendance:
             return "every rank waits, so the connection is"
         return f"rank {missing[0]} is" if len(missing) == 1 else f"ranks {missing} are"
 
-    def _has_come(self, rank: int, tick: int) -> bool:
-        key = self._key(rank)
-        return bool(self._store.check([key])) and int(self._store.get(key)) >= tick
-
-    @staticmethod
-    def _key(rank: int) -> str:
-        return f"hicache/waits/{rank}"
-
-    def _bounded(self, access: Callable[[], Any]) -> Any:
+    def _bounded(self, access: Callable[[Any], Any]) -> Any:
         """What `access` returns, or None if it fails or hangs; then the store is given up."""
-        if self._store is None:
+        store = self._store  # a thread that was left behind goes on using it
+        if store is None:
             return None
         answer: list[Any] = []
 
         def run() -> None:
             try:
-                answer.append(access())
+                answer.append(access(store))
             except (RuntimeError, ValueError):
                 self._store = None
 
@@ -66,3 +59,11 @@ class Attendance:
         if thread.is_alive():
             self._store = None
         return answer[0] if answer else None
+
+
+def _key(rank: int) -> str:
+    return f"hicache/waits/{rank}"
+
+
+def _has_come(store: Any, rank: int, tick: int) -> bool:
+    return bool(store.check([_key(rank)])) and int(store.get(_key(rank))) >= tick
