@@ -16,7 +16,7 @@ from hicache_ext.config import CacheConfig
 from hicache_ext.copy import gather_pages, scatter_pages
 from hicache_ext.flow.io import InlineIo
 from hicache_ext.flow.record import Record
-from hicache_ext.keys import page_keys
+from hicache_ext.keys import namespace_seed, page_keys
 from hicache_ext.layout import LayoutSpec, PagedBuffer
 from hicache_ext.pool import DevicePool, HostPool
 from hicache_ext.storage.faulty import FaultyStore
@@ -29,26 +29,41 @@ WINDOW = 10  # tokens: 3 pages
 NUM_LAYERS = {"full": 2, "swa": 3}
 
 
+class ManualFuture(Future):
+    """Its call runs when the test says so, or when somebody waits for it."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__()
+        self._call = call
+
+    def run(self) -> None:
+        if not self.done():
+            try:
+                self.set_result(self._call())
+            except Exception as error:
+                self.set_exception(error.with_traceback(None))  # as InlineIo does
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self.run()
+        return super().exception(timeout)
+
+
 class ManualIo:
     """Store calls wait until the test runs them."""
 
     def __init__(self) -> None:
-        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._waiting: list[ManualFuture] = []
 
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._calls.append((call, future))
-        return future
+    def submit(self, call: Callable[[], Any]) -> ManualFuture:
+        self._waiting.append(ManualFuture(call))
+        return self._waiting[-1]
 
     def run(self) -> int:
         """Runs what is waiting; returns how many calls that were."""
-        calls, self._calls = self._calls, []
-        for call, future in calls:
-            try:
-                future.set_result(call())
-            except Exception as error:
-                future.set_exception(error)
-        return len(calls)
+        futures, self._waiting = self._waiting, []
+        for future in futures:
+            future.run()
+        return len(futures)
 
     def close(self) -> None:
         self.run()
@@ -58,6 +73,12 @@ def page_content(rank: int, pool: str, key: bytes, num_bytes: int) -> bytes:
     """The bytes that rank `rank` has for a page: no two pages of a run are alike."""
     seed = hashlib.sha256(b"%d %s " % (rank, pool.encode()) + key).digest()
     return (seed * (num_bytes // len(seed) + 1))[:num_bytes]
+
+
+def keys_of_pages(tokens: Sequence[int], namespace: bytes = b"") -> list[bytes]:
+    """The keys of the whole pages of `tokens`."""
+    whole = pack_tokens(tokens[: len(tokens) // PAGE_SIZE * PAGE_SIZE])
+    return page_keys(whole, PAGE_SIZE, namespace_seed(namespace))
 
 
 def make_pools(num_device: int, num_host: int) -> tuple[dict[str, DevicePool], dict[str, HostPool]]:
@@ -101,11 +122,11 @@ class Rank:
         stored = self.store.write_from(pool, keys, [memoryview(bytearray(p)) for p in pages])
         assert all(stored)
 
-    def check_host(self, tokens: Sequence[int], namespace_seed: bytes = b"") -> None:
+    def check_host(self, tokens: Sequence[int], namespace: bytes = b"") -> None:
         """Every host page that the tree has on the path of `tokens` has its own bytes."""
         tree = self.cache.tree
-        found = tree.match_prefix(tokens)
-        keys = page_keys(pack_tokens(tokens), PAGE_SIZE, namespace_seed)
+        found = tree.match_prefix(tokens, namespace)
+        keys = keys_of_pages(tokens, namespace)
         for name, pool in self.host.items():
             ids = tree.path_pages(found.full_node, name, Tier.HOST)
             for key, page_id in zip(keys, ids, strict=False):
@@ -113,9 +134,11 @@ class Rank:
                     want = page_content(self.rank, name, key, self.page_bytes[name])
                     assert bytes(pool.page_view(page_id)) == want, (self.rank, name, page_id)
 
-    def write_device(self, tokens: Sequence[int], pages: dict[str, list[int]]) -> None:
+    def write_device(
+        self, tokens: Sequence[int], pages: dict[str, list[int]], namespace: bytes = b""
+    ) -> None:
         """Plays the forward pass: fills device pages with the bytes of their keys."""
-        keys = page_keys(pack_tokens(tokens), PAGE_SIZE, b"")
+        keys = keys_of_pages(tokens, namespace)
         for name, ids in pages.items():
             spec = self.device[name].spec
             for key, page_id in zip(keys, ids, strict=False):
@@ -147,9 +170,11 @@ def packed_page(spec: LayoutSpec) -> LayoutSpec:
     )
 
 
-def check_device(rank: Rank, tokens: Sequence[int], pages: dict[str, list[int]]) -> None:
+def check_device(
+    rank: Rank, tokens: Sequence[int], pages: dict[str, list[int]], namespace: bytes = b""
+) -> None:
     """Each device page holds the bytes of its key."""
-    keys = page_keys(pack_tokens(tokens), PAGE_SIZE, b"")
+    keys = keys_of_pages(tokens, namespace)
     for name, ids in pages.items():
         spec = rank.device[name].spec
         for key, page_id in zip(keys, ids, strict=False):
@@ -164,10 +189,19 @@ class Ranks:
     """Drives simulated ranks in lockstep."""
 
     def __init__(
-        self, num_ranks: int = 2, make_io: Callable[[], Any] = InlineIo, **kw: Any
+        self,
+        num_ranks: int = 2,
+        make_io: Callable[[], Any] = InlineIo,
+        num_host: int | Sequence[int] = 32,
+        **kw: Any,
     ) -> None:
+        """`num_host`: of all ranks, or one number for each."""
         groups = LocalGroup.simulated(num_ranks)
-        self.ranks = [Rank(i, group, io=make_io(), **kw) for i, group in enumerate(groups)]
+        hosts = [num_host] * num_ranks if isinstance(num_host, int) else num_host
+        self.ranks = [
+            Rank(i, group, io=make_io(), num_host=host, **kw)
+            for i, (group, host) in enumerate(zip(groups, hosts, strict=True))
+        ]
 
     def __iter__(self):
         return iter(self.ranks)
@@ -204,9 +238,10 @@ class Ranks:
         assert all(shape == shapes[0] for shape in shapes)
 
     def check_idle(self) -> None:
-        """Nothing in flight: every page is free or the tree's."""
+        """Nothing in flight: every page is free or the tree's, no plan is open."""
         self.check()
         for rank in self.ranks:
+            assert not rank.cache.tree._state.plans
             for pool in (*rank.device.values(), *rank.host.values()):
                 counts = {state.name: n for state, n in pool.allocator.counts().items()}
                 assert counts["RESERVED"] == counts["IO"] == 0, (rank.rank, pool.name, counts)

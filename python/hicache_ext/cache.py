@@ -86,7 +86,8 @@ class HiCache:
         )
         self._prefetches: dict[int, PrefetchOp] = {}
         self._engine = FlowEngine(
-            TickSchema(names, config.num_slots),
+            # `alloc` evicts by what its own pool lacks: that must be the same on every rank.
+            TickSchema(names, config.num_slots, f"{config}, {self.pools.sizes(Tier.DEVICE)}"),
             group or LocalGroup(),
             digest=lambda: self.tree.digest,
             deadline_s=config.tick_deadline_s,
@@ -192,9 +193,9 @@ class HiCache:
         """Hands the pages of `tokens` to the tree; `match` then covers and locks all of them.
 
         Shapes: `tokens` is a whole number of pages that begins with the matched prefix; `pages`
-        has one id per page and pool, -1 where the request holds none. What the tree had already
-        is freed, so use `match.pages` afterwards and not the ids given. New nodes are written
-        through to L2 and L3 by the coming ticks.
+        has one id per page and pool, -1 before the window where the request holds none. What the
+        tree had already is freed: use `match.pages` afterwards, not the ids given. New nodes are
+        written through to L2 and L3 by the coming ticks.
         """
         self._engine.check_usable()
         match.check_held()
@@ -203,9 +204,8 @@ class HiCache:
             raise LayoutError(
                 f"{len(packed) // 4} tokens are no whole number of pages of {self.config.page_size}"
             )
-        if not packed.startswith(match.tokens[: 4 * match.num_device_tokens]):
-            raise TreeError(f"the tokens do not begin with those of node {match.node}")
         given = {name: list(pages[name]) for name in self.pools.names}
+        match.check_extends(packed, given, self._windows)
         self.pools.check_reserved(Tier.DEVICE, given, or_attached=match.pages)
         result = self.tree.insert(packed, given, match.namespace)
         self.pools.free(Tier.DEVICE, result.released)
@@ -278,8 +278,10 @@ class HiCache:
 
     def close(self) -> None:
         """Stops: waits for local I/O, gives back what ops in flight hold, asks no other rank."""
-        self._engine.close()
-        self._io.close()
+        try:
+            self._engine.close()
+        finally:
+            self._io.close()
 
     def __enter__(self) -> HiCache:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hicache_ext.errors import TreeError
@@ -47,7 +47,10 @@ class Match:
         `windows` has the window pages of each window pool.
         """
         old = self._receipts
-        self._receipts = [tree.lock(device_node, Tier.DEVICE), tree.lock(self.node, Tier.HOST)]
+        # Beyond the device prefix, too, a page may be on the device alone.
+        on_device = [device_node] if device_node == self.node else [device_node, self.node]
+        self._receipts = [tree.lock(node, Tier.DEVICE) for node in on_device]
+        self._receipts.append(tree.lock(self.node, Tier.HOST))
         for receipt in old:
             tree.unlock(receipt)
         self.num_device_tokens = num_device_tokens
@@ -57,6 +60,21 @@ class Match:
             # Only the window is locked; pages before it can be evicted and reused by others.
             window = tree.path_pages(device_node, name, Tier.DEVICE, last=num_window)
             self.pages[name] = [-1] * (len(full) - len(window)) + window
+
+    def check_extends(
+        self, tokens: bytes, pages: Mapping[str, Sequence[int]], windows: Mapping[str, int]
+    ) -> None:
+        """TreeError unless `tokens` begin with the device prefix and `pages` hold their window."""
+        if not tokens.startswith(self.tokens[: 4 * self.num_device_tokens]):
+            raise TreeError(f"the tokens do not begin with those of node {self.node}")
+        for name, num_window in windows.items():
+            ids = pages[name]
+            for position in range(max(0, len(ids) - num_window), len(ids)):
+                if ids[position] < 0:
+                    raise TreeError(
+                        f"{name} page {position} of {len(ids)} is not given, and a window is the "
+                        f"last {num_window}"
+                    )
 
     def drop(self, tree: RadixTree) -> None:
         """Gives the locks back."""

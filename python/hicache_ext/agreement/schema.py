@@ -65,17 +65,18 @@ class TickSchema:
     """The lanes of every tick of one configuration: a fixed number, whatever is in flight.
 
     `pools` are the names in registry order; they must be the same, in the same order, on every
-    rank, which the hash in each tick verifies. AgreementError for a name that is empty or
-    appears twice, for too many pools, or for less than one slot.
+    rank, which the hash in each tick verifies, and with it whatever `config` says in words.
+    AgreementError for a name that is empty or appears twice, for too many pools, or for less than
+    one slot.
     """
 
-    def __init__(self, pools: Sequence[str], num_slots: int = 64) -> None:
+    def __init__(self, pools: Sequence[str], num_slots: int = 64, config: str = "") -> None:
         self.pools = tuple(pools)
         self.num_slots = num_slots
         for i, name in enumerate(self.pools):
             if not name or name in self.pools[:i]:
                 raise AgreementError(f"pool {i} is named {name!r}: empty or not unique")
-        text = repr((_C.LANE_FORMAT, self.pools, num_slots)).encode()
+        text = repr((_C.LANE_FORMAT, self.pools, num_slots, config)).encode()
         digest = hashlib.blake2b(text, digest_size=8, person=b"hicache-tick").digest()
         self.hash: int = int.from_bytes(digest, "little") >> 2
         self.native = _C.LaneSchema(self.hash, len(self.pools), num_slots)

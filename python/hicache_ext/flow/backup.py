@@ -137,5 +137,6 @@ class BackupOp(TransferOp):
         self._stop.set()
         if self._store is not None:
             self._store.exception()  # waits: the I/O thread still reads our pages
+        self._store = None  # its error's traceback holds on to the pools' buffers
         self._unpin()
         super().cancel()

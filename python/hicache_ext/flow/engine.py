@@ -71,7 +71,11 @@ class FlowEngine:
         self._ops.admit()
         self._epoch += 1
         lanes = pack(self._schema, self._epoch, self._digest(), self._ops.states())
-        self._group.issue(lanes)
+        try:
+            self._group.issue(lanes)
+        except AgreementError as error:
+            self._broken = error
+            raise
         self._published = lanes
 
     def apply(self) -> list[Record]:

@@ -45,7 +45,8 @@ class InlineIo:
         try:
             future.set_result(call())
         except Exception as error:  # handed to whoever reads the future, as a thread would
-            future.set_exception(error)
+            # Its traceback has this frame, too: that cycle would keep the call's buffers alive.
+            future.set_exception(error.with_traceback(None))
         return future
 
     def close(self) -> None:
@@ -61,5 +62,6 @@ def settle(future: Future[T], fallback: T, what: str) -> tuple[T, str | None]:
     error = future.exception()
     if error is None:
         return future.result(), None
-    logger.warning("%s failed: %r", what, error)
-    return fallback, f"{what} failed: {error!r}"
+    reason = f"{what} failed: {error!r}"  # as text: the error holds on to the call's buffers
+    logger.warning("%s", reason)
+    return fallback, reason

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hicache_ext.copy import Plan, Ticket, copy_pages, make_plan
-from hicache_ext.errors import CapacityError, LayoutError, TreeError
+from hicache_ext.errors import CapacityError, HiCacheError, LayoutError, TreeError
 from hicache_ext.pool import PagePool, PageState
 from hicache_ext.tier import Tier
 
@@ -22,9 +23,10 @@ class Copies:
         return all(ticket.query() for ticket in self._tickets)
 
     def wait(self) -> None:
-        """Waits until no copy touches its pages any more."""
+        """Waits until no copy touches its pages any more, well or not."""
         for ticket in self._tickets:
-            ticket.wait()
+            with contextlib.suppress(HiCacheError):  # result() is where it is told
+                ticket.wait()
 
     def result(self) -> int:
         """Waits; returns the bytes moved, or raises what went wrong once all have stopped."""
@@ -65,8 +67,14 @@ class PoolSet:
     def get(self, tier: Tier, name: str) -> PagePool:
         return self._pools[tier][name]
 
+    def sizes(self, tier: Tier) -> list[int]:
+        """Pages of each pool."""
+        return [pool.capacity for pool in self._pools[tier].values()]
+
     def reserve(self, tier: Tier, need: Mapping[str, int]) -> dict[str, list[int]] | None:
-        """All the pages or none."""
+        """All the pages or none; CapacityError for an unknown pool or a negative number."""
+        if any(name not in self.names or num_pages < 0 for name, num_pages in need.items()):
+            raise CapacityError(f"pages {dict(need)} of pools {list(self.names)}")
         held: dict[str, list[int]] = {}
         for name, num_pages in need.items():
             ids = self._pools[tier][name].alloc(num_pages)
@@ -127,18 +135,23 @@ class PoolSet:
         the pages and before those that will read them.
         """
         other = Tier.HOST if to == Tier.DEVICE else Tier.DEVICE
-        tickets = []
-        for name in self.names:
-            if targets.get(name):
-                ticket = copy_pages(
-                    self._pools[other][name].buffer,
-                    list(sources[name]),
-                    self._pools[to][name].buffer,
-                    list(targets[name]),
-                    plan=self._plans[name, to],
-                )
-                tickets.append(ticket)
-        return Copies(tickets)
+        tickets: list[Ticket] = []
+        copies = Copies(tickets)
+        try:
+            for name in self.names:
+                if targets.get(name):
+                    ticket = copy_pages(
+                        self._pools[other][name].buffer,
+                        list(sources[name]),
+                        self._pools[to][name].buffer,
+                        list(targets[name]),
+                        plan=self._plans[name, to],
+                    )
+                    tickets.append(ticket)
+        except BaseException:
+            copies.wait()  # whoever hears of it takes the pages back
+            raise
+        return copies
 
     def check_owned(self, owned_pages: Callable[[Tier, str], list[int]]) -> None:
         """Each page has one owner: those marked attached are exactly those that the tree has."""

@@ -53,9 +53,10 @@ def read_leading(
         batch = slice(start, start + READ_BATCH_PAGES)
         arrived = store.read_into(pool, keys[batch], pages[batch])
         # A store that answers short, or not at all, has not read the rest.
+        num_asked = len(keys[batch])
         num_leading = next((i for i, ok in enumerate(arrived) if not ok), len(arrived))
-        num_read += num_leading
-        if num_leading < len(keys[batch]):
+        num_read += min(num_leading, num_asked)
+        if num_leading < num_asked:
             break
     return num_read
 
@@ -110,7 +111,7 @@ class PrefetchOp:
         """The endpoints of the span that this rank's store can restore. Runs on an I/O thread."""
         span, store = self._span, self._ctx.store
         assert store is not None
-        full = store.exists("full", span.keys)
+        full = store.exists("full", span.keys)[: len(span.keys)]
         windows: dict[str, tuple[Sequence[bool], int]] = {
             name: (store.exists(name, span.keys), num_pages)
             for name, num_pages in span.window_pages.items()
@@ -231,6 +232,7 @@ class PrefetchOp:
     def _finish(self, outcome: Outcome, loss: str | None) -> bool:
         self._ctx.pools.free(Tier.HOST, self._take_pages())
         self._ctx.tree.unlock(self._anchor_receipt)
+        self._query = self._read = None  # an error's traceback holds on to the pools' buffers
         self.record.outcome = outcome
         if loss:
             self.record.losses.append(loss)

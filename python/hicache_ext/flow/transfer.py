@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
-from hicache_ext.errors import HiCacheError
 from hicache_ext.flow.context import FlowContext
 from hicache_ext.flow.op import Phase
 from hicache_ext.flow.pools import Copies, Pages
@@ -33,7 +32,7 @@ class TransferOp:
         self._phase = Phase.RESERVE
         self._reservation: Reservation | None = None
         self._copies: Copies | None = None
-        self._error: HiCacheError | None = None
+        self._error: Exception | None = None
 
     # -- for the subclass --------------------------------------------------------------------
 
@@ -61,7 +60,7 @@ class TransferOp:
         ready, short = True, zeros
         if self._phase == Phase.RESERVE and self._reservation is not None:
             short = self._reservation.short()
-        elif self._phase == Phase.COPY:
+        elif self._phase in (Phase.COPY, Phase.DRAIN):
             ready = self._copy_stopped()
         failed = self._error is not None and self._phase == Phase.COPY
         return SlotState(self.op_id, self._phase, ready, 0, short, zeros, failed)
@@ -91,17 +90,18 @@ class TransferOp:
             self._phase = Phase.COPY
             try:
                 self._copies = self._ctx.pools.copy(self._tier, self._sources, pages)
-            except HiCacheError as error:  # the other ranks hear of it in the next tick
+            except Exception as error:  # the other ranks hear of it in the next tick
                 self._error = error
         return False
 
     def _copy_stopped(self) -> bool:
         """True when no copy touches our pages any more; keeps what went wrong."""
-        if self._copies is None or not self._copies.done():
-            return self._copies is None
         try:
-            self.record.num_copied_bytes = self._copies.result()
-        except HiCacheError as error:
+            if self._copies is not None and not self._copies.done():
+                return False
+            if self._copies is not None:
+                self.record.num_copied_bytes = self._copies.result()
+        except Exception as error:  # as above: it must not take this rank out of the tick
             self._error = error
         return True
 
@@ -132,9 +132,9 @@ class TransferOp:
     def _finish(self, outcome: Outcome) -> bool:
         self.record.outcome = outcome
         if self._error is not None:
-            self.record.local_errors.append(str(self._error))
+            self.record.local_errors.append(f"copy failed: {self._error!r}")
         self._phase = Phase.DONE
-        self._copies = None  # tickets hold on to the buffers of the pools
+        self._copies = self._error = None  # tickets and tracebacks hold on to the pools' buffers
         return True
 
     def cancel(self) -> None:

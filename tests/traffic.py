@@ -1,0 +1,257 @@
+"""Random traffic on 1 to 3 simulated ranks with failing stores and copies, see test_cache_fuzz."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import late_copies
+from ranks import PAGE_SIZE, ManualIo, Rank, Ranks, check_device, keys_of_pages
+
+from hicache_ext.flow.context import ShortWindow
+from hicache_ext.match import Match
+from hicache_ext.pool import PageState
+from hicache_ext.storage.faulty import Answer
+from hicache_ext.tier import Tier
+
+
+@dataclass(frozen=True)
+class Prompt:
+    tokens: list[int]
+    namespace: bytes
+
+    @property
+    def num_pages(self) -> int:
+        return len(self.tokens) // PAGE_SIZE
+
+
+@dataclass
+class Request:
+    """A prompt and the match of each rank."""
+
+    prompt: Prompt
+    matches: list[Match]
+
+
+class Traffic:
+    """One seed's run: the same calls on every rank, other faults on each."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        num_ranks = self.random.choice([1, 2, 2, 3])
+        host_sizes = [self.random.choice([6, 16, 40])] * num_ranks
+        if self.random.random() < 0.3:  # the vote must make up for it
+            host_sizes = [self.random.choice([6, 10, 16, 40]) for _ in range(num_ranks)]
+        self.ranks = Ranks(
+            num_ranks,
+            make_io=ManualIo,
+            num_device=self.random.choice([12, 24]),
+            num_host=host_sizes,
+            short_window=self.random.choice(list(ShortWindow)),
+            num_slots=self.random.choice([1, 2, 64]),
+        )
+        for rank in self.ranks:
+            late_copies.install(rank.cache.pools, seed * 1000 + rank.rank, fail_rate=0.02)
+        self.faults = [random.Random(seed * 1000 + r.rank) for r in self.ranks]
+        self.prompts = self._make_prompts()
+        if self.random.random() < 0.7:
+            self._fill_stores()
+        self.op_ids: list[int] = []
+        self.held: list[Request] = []
+        self.is_quiet = False  # publish and apply with nothing in between
+
+    def _make_prompts(self) -> list[Prompt]:
+        """Shared prefixes, branches inside pages, a few lone sequences, two tenants."""
+        system = [self.random.randrange(50) for _ in range(self.random.randrange(4, 24))]
+        prompts: list[list[int]] = []
+        for _ in range(6):
+            base = self.random.choice([system, [], *prompts])
+            cut = self.random.randrange(len(base) + 1)
+            tail = [self.random.randrange(50) for _ in range(self.random.randrange(1, 24))]
+            prompts.append((base[:cut] if self.random.random() < 0.3 else base) + tail)
+        tenants = [b"", self.random.choice([b"", b"lora"])]
+        return [Prompt(p[: 10 * PAGE_SIZE], self.random.choice(tenants)) for p in prompts]
+
+    def _fill_stores(self) -> None:
+        """What an earlier process has left in L3, on each rank with gaps of its own."""
+        for prompt in self.prompts:
+            keys = keys_of_pages(prompt.tokens, prompt.namespace)
+            for rank, fault in zip(self.ranks, self.faults, strict=True):
+                for pool in ("full", "swa"):
+                    rank.put(pool, [key for key in keys if fault.random() < 0.97])
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """A request comes: it matches, and most load back what the host has at once."""
+        prompt = self.random.choice(self.prompts)
+        matches = self.ranks.each(lambda r: r.cache.match(prompt.tokens, prompt.namespace))
+        self.held.append(Request(prompt, matches))
+        self._check(self.held[-1])
+        if self.random.random() < 0.6:
+            self._load_back(self.held[-1])
+
+    def load_back(self) -> None:
+        """A match that was held for some time is still good for it."""
+        if self.held:
+            self._load_back(self.random.choice(self.held))
+
+    def _load_back(self, request: Request) -> None:
+        if not request.matches[0].loading:
+            for rank, match in zip(self.ranks, request.matches, strict=True):
+                rank.cache.load_back(match)
+
+    def prefill(self) -> None:
+        """A request computes a chunk of what it lacks; it may give up, or find L1 full."""
+        if not self.held or self.random.random() < 0.5:
+            self.look()
+        request = self.random.choice(self.held[-3:])
+        prompt, matches = request.prompt, request.matches
+        num_done = len(matches[0].pages["full"])
+        num_new = min(prompt.num_pages - num_done, self.random.choice([1, 2, 4, 10]))
+        if num_new <= 0:
+            return
+        new = self.ranks.each(lambda r: r.cache.alloc({"full": num_new, "swa": num_new}))
+        assert len({pages is None for pages in new}) == 1
+        if new[0] is None:
+            return
+        gives_up = self.random.random() < 0.1
+        tokens = prompt.tokens[: (num_done + num_new) * PAGE_SIZE]
+        for rank, match, pages in zip(self.ranks, matches, new, strict=True):
+            holes = [-1] * num_done
+            filled = {name: holes + ids for name, ids in pages.items()}
+            rank.write_device(tokens, filled, prompt.namespace)
+            if gives_up:
+                rank.cache.free(pages)
+            else:
+                given = {name: match.pages[name] + pages[name] for name in pages}
+                rank.cache.insert(match, tokens, given)
+        self._check(request)
+
+    def release(self) -> None:
+        if self.held:
+            request = self.held.pop(self.random.randrange(len(self.held)))
+            self._check(request)
+            for rank, match in zip(self.ranks, request.matches, strict=True):
+                rank.cache.release(match)
+
+    def _check(self, request: Request) -> None:
+        for rank, match in zip(self.ranks, request.matches, strict=True):
+            num_pages = match.num_device_tokens // PAGE_SIZE
+            window = match.pages["swa"][-3:]
+            assert len(match.pages["full"]) == num_pages == len(match.pages["swa"])
+            assert -1 not in match.pages["full"] and -1 not in window
+            tokens = request.prompt.tokens[: match.num_device_tokens]
+            check_device(rank, tokens, match.pages, request.prompt.namespace)
+
+    def prefetch(self) -> None:
+        prompt = self.random.choice(self.prompts)
+        tokens = [*prompt.tokens, 7]
+        op_ids = self.ranks.each(lambda r: r.cache.prefetch(tokens, prompt.namespace))
+        assert len(set(op_ids)) == 1
+        if op_ids[0] is not None:
+            self.op_ids.append(op_ids[0])
+
+    def abort(self) -> None:
+        if self.op_ids:
+            op_id = self.random.choice(self.op_ids[-3:])
+            whom = [r for r in self.ranks if self.random.random() < 0.7]
+            for rank in whom:
+                rank.cache.abort(op_id)
+
+    # -- what befalls them -------------------------------------------------------------------
+
+    def evict(self) -> None:
+        tier = self.random.choice([Tier.DEVICE, Tier.HOST])
+        need = {name: self.random.randrange(5) for name in ("full", "swa")}
+        self.ranks.each(lambda r: r.cache.evict(tier, need))
+
+    def flush(self) -> None:
+        if not self.ranks[0].cache.num_in_flight:
+            tiers = self.random.choice([[Tier.DEVICE], [Tier.HOST], [Tier.DEVICE, Tier.HOST]])
+            self.ranks.each(lambda r: r.cache.flush(*tiers))
+
+    def lose(self) -> None:
+        """Each store loses pages of its own; a rank that lost one must not go its own way."""
+        for rank, fault in zip(self.ranks, self.faults, strict=True):
+            for pool in ("full", "swa"):
+                keys = list(rank.store.inner._pages[pool])
+                if keys and fault.random() < 0.3:
+                    key = fault.choice(keys)
+                    rank.store.inner.remove(pool, [key])
+                if keys and fault.random() < 0.3:
+                    rank.store.faults.lost_on_read = {(pool, fault.choice(keys))}
+
+    def trouble(self) -> None:
+        """Stores that raise, answer short or nothing, or do not write; most get well again."""
+        for rank, fault in zip(self.ranks, self.faults, strict=True):
+            faults = rank.store.faults
+            faults.raising, faults.answers, faults.write_rate = set(), {}, 0.0
+            if fault.random() < 0.3:
+                faults.raising = {fault.choice(["exists", "read_into", "write_from"])}
+            if fault.random() < 0.3:
+                faults.answers = {fault.choice(["full", "swa"]): fault.choice(list(Answer))}
+            if fault.random() < 0.3:
+                faults.write_rate = 0.3
+
+    def tick(self) -> None:
+        """I/O threads get further on some ranks than on others; calls come in between."""
+        for rank, fault in zip(self.ranks, self.faults, strict=True):
+            if fault.random() < 0.7:
+                rank.io.run()
+        self.ranks.each(lambda r: r.cache.publish())
+        if not self.is_quiet and self.random.random() < 0.3:
+            self.random.choice([self.prefill, self.release, self.prefetch, self.abort])()
+        self.ranks.each(lambda r: r.cache.apply())
+
+    def step(self) -> None:
+        steps: list[tuple[Callable[[], None], float]] = [
+            (self.prefill, 4),
+            (self.look, 2),
+            (self.load_back, 1),
+            (self.release, 3),
+            (self.prefetch, 3),
+            (self.abort, 1),
+            (self.evict, 1),
+            (self.flush, 1),
+            (self.lose, 1),
+            (self.trouble, 0.5),
+            (self.tick, 10),
+        ]
+        calls, weights = zip(*steps, strict=True)
+        self.random.choices(calls, weights)[0]()
+        self.ranks.check()
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Drains or closes with ops in flight, then gives everything back: nothing is left."""
+        if self.random.random() < 0.3:
+            if self.random.random() < 0.3:
+                self.ranks.each(lambda r: r.cache.publish())
+            self.ranks.each(lambda r: r.cache.close())
+        self.is_quiet = True
+        while self.held:
+            self.release()
+        is_closed = self.ranks[0].cache._engine._closed
+        for _ in range(0 if is_closed else 300):
+            if not self.ranks[0].cache.num_in_flight:
+                break
+            self.tick()
+        self.ranks.check_idle()
+        for prompt in self.prompts:
+            self.ranks.each(lambda r, p=prompt: r.check_host(p.tokens, p.namespace))
+        for rank in self.ranks:
+            self._check_empty(rank)
+        self.ranks.close()
+
+    def _check_empty(self, rank: Rank) -> None:
+        """Nothing is locked: the tree gives everything up."""
+        assert not rank.cache.tree._state.receipts
+        for tier in (Tier.DEVICE, Tier.HOST):
+            freed = rank.cache.tree.clear(tier)
+            rank.cache.pools.free(Tier.DEVICE, freed.device)
+            rank.cache.pools.free(Tier.HOST, freed.host)
+        for pool in (*rank.device.values(), *rank.host.values()):
+            assert pool.allocator.counts()[PageState.FREE] == pool.capacity
