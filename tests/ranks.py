@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
+from watched_store import WatchedStore
 
 from hicache_ext.agreement.group import Group
 from hicache_ext.agreement.local import LocalGroup
@@ -19,7 +20,6 @@ from hicache_ext.flow.record import Record
 from hicache_ext.keys import namespace_seed, page_keys
 from hicache_ext.layout import LayoutSpec, PagedBuffer
 from hicache_ext.pool import DevicePool, HostPool
-from hicache_ext.storage.faulty import FaultyStore
 from hicache_ext.storage.memory import MemoryStore
 from hicache_ext.tier import Tier
 from hicache_ext.tree.key import pack_tokens
@@ -109,16 +109,20 @@ class Rank:
         self.rank = rank
         self.device, self.host = make_pools(num_device, num_host)
         self.page_bytes = {name: pool.spec.page_bytes for name, pool in self.host.items()}
-        self.store = store or FaultyStore(MemoryStore(self.page_bytes))
+        self.store = store or WatchedStore(MemoryStore(self.page_bytes), self.host)
         self.io = io if io is not None else InlineIo()
         config = {"page_size": PAGE_SIZE, "window_tokens": WINDOW, **config}
         self.cache = HiCache(
             CacheConfig(**config), self.device, self.host, self.store, group, self.io
         )
 
+    def content(self, pool: str, key: bytes) -> bytes:
+        """The bytes of this rank's page."""
+        return page_content(self.rank, pool, key, self.page_bytes[pool])
+
     def put(self, pool: str, keys: Sequence[bytes]) -> None:
         """Writes pages of this rank to its store."""
-        pages = [page_content(self.rank, pool, key, self.page_bytes[pool]) for key in keys]
+        pages = [self.content(pool, key) for key in keys]
         stored = self.store.write_from(pool, keys, [memoryview(bytearray(p)) for p in pages])
         assert all(stored)
 
@@ -151,6 +155,7 @@ class Rank:
 
     def check_ledger(self) -> None:
         self.cache.check_integrity()
+        assert not getattr(self.store, "violations", None), self.store.violations
 
     def close(self) -> None:
         self.cache.close()

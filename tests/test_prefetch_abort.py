@@ -71,3 +71,30 @@ def test_close_during_the_read_frees_every_page() -> None:
     ranks[0].cache.close()
     ranks.check_idle()
     ranks.close()
+
+
+def test_an_abort_waits_for_the_reads_of_all_ranks() -> None:
+    """Until the slowest rank's thread has let go, no rank gives its pages to anybody else."""
+    ranks = Ranks(2, make_io=ManualIo)
+    tokens = make_tokens(6)
+    fill_stores(ranks, tokens)
+    op_id = ranks.each(lambda r: r.cache.prefetch(tokens))[0]
+    ranks.tick()
+    ranks.each(lambda r: r.io.run())
+    ranks.tick(), ranks.tick()
+    ranks[0].cache.abort(op_id)
+    for rank in (None, ranks[0]):
+        if rank is not None:
+            rank.io.run()
+        for _ in range(3):
+            assert ranks.tick() == [[], []]
+            assert num_in_io(ranks) == [(6, 3), (6, 3)]
+    ranks[1].io.run()
+    assert [records[0].outcome for records in ranks.drain()] == [Outcome.ABORTED] * 2
+    ranks.check_idle()
+    ranks.close()
+
+
+def num_in_io(ranks: Ranks) -> list[tuple[int, ...]]:
+    pools = ranks.each(lambda r: r.host.values())
+    return [tuple(p.allocator.counts()[PageState.IO] for p in mine) for mine in pools]

@@ -7,7 +7,7 @@ tick the trees of all ranks are compared and the ledgers are checked (`Ranks.tic
 from __future__ import annotations
 
 import pytest
-from ranks import PAGE_SIZE, Ranks
+from ranks import PAGE_SIZE, Rank, Ranks
 from spans import W, fill_stores, hit_pages, make_tokens, num_attached, prefetch
 
 from hicache_ext.flow.context import ShortWindow
@@ -196,14 +196,30 @@ def test_everything_present_already(ranks: Ranks) -> None:
     assert hit_pages(ranks, tokens) == 6
 
 
+def count_evictions(rank: Rank) -> list[tuple[Tier, dict[str, int]]]:
+    """What the flows of this rank evict from now on."""
+    calls: list[tuple[Tier, dict[str, int]]] = []
+    evict = rank.cache._ctx.evict_for_reserve
+
+    def counted(tier: Tier, num_pages: dict[str, int]) -> None:
+        calls.append((tier, dict(num_pages)))
+        evict(tier, num_pages)
+
+    rank.cache._ctx.evict_for_reserve = counted
+    return calls
+
+
 @pytest.mark.parametrize("pool", ["full", "swa"])
 def test_allocation_failure_on_one_rank_only(ranks: Ranks, pool: str) -> None:
     """The whole prefetch is abandoned on both, and everything is released."""
     tokens = make_tokens(6)
     fill_stores(ranks, tokens)
     held = ranks[1].host[pool].alloc(30)
+    evictions = ranks.each(count_evictions)
     for record in prefetch(ranks, tokens):
         assert record.outcome == Outcome.CAPACITY
+    num_short = {"full": 4, "swa": 1}[pool]  # the agreed shortage, evicted once on both
+    assert evictions == [[(Tier.HOST, {pool: num_short})]] * 2
     assert num_attached(ranks, "full") == {0} == num_attached(ranks, "swa")
     ranks[1].host[pool].free(held)
     ranks.check_idle()

@@ -53,6 +53,7 @@ class Traffic:
         )
         for rank in self.ranks:
             late_copies.install(rank.cache.pools, seed * 1000 + rank.rank, fail_rate=0.02)
+            rank.store.content = rank.content
         self.faults = [random.Random(seed * 1000 + r.rank) for r in self.ranks]
         self.prompts = self._make_prompts()
         if self.random.random() < 0.7:

@@ -174,18 +174,19 @@ class PrefetchOp:
         if verdict == Verdict.REFUSED:
             return self._finish(Outcome.CAPACITY, f"host pages short by {agreed.short}")
         if verdict == Verdict.GRANTED:
-            self._ctx.pools.move(Tier.HOST, self._reservation.pages, PageState.IO)
-            self._read = self._ctx.io.submit(self._read_pages)
+            held = self._reservation.pages
+            self._ctx.pools.move(Tier.HOST, held, PageState.IO)
+            self._read = self._ctx.io.submit(lambda: self._read_pages(held))
             self._phase = Phase.READ
         return False
 
-    def _read_pages(self) -> Arrived:
+    def _read_pages(self, held: Mapping[str, list[int]]) -> Arrived:
         """Runs on an I/O thread; writes only into pages that this op owns until DRAIN or commit."""
         ctx, span = self._ctx, self._span
-        assert self._reservation is not None and ctx.store is not None
+        assert ctx.store is not None
         pages = {
             name: [ctx.pools.get(Tier.HOST, name).page_view(i) for i in ids]
-            for name, ids in self._reservation.pages.items()
+            for name, ids in held.items()
         }
         num_full = read_leading(ctx.store, "full", span.keys, pages["full"], self._stop)
         num_window = {}

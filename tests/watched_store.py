@@ -1,0 +1,48 @@
+"""A store that looks at the pages it is handed: they must be the op's, for as long as it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hicache_ext.pool import HostPool, PageState
+from hicache_ext.storage.faulty import FaultyStore
+
+Content = Callable[[str, bytes], bytes]  # what a page of (pool, key) must hold
+
+
+class WatchedStore(FaultyStore):
+    """`violations` has what was wrong: an error of a store is only a miss to its caller."""
+
+    def __init__(self, inner: Any, host: Mapping[str, HostPool]) -> None:
+        super().__init__(inner)
+        self.violations: list[str] = []
+        self.content: Content | None = None  # checked at every write, if given
+        self._host = dict(host)
+
+    def read_into(
+        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+    ) -> list[bool]:
+        self._watch("read into", pool, pages, PageState.IO)
+        return super().read_into(pool, keys, pages)
+
+    def write_from(
+        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+    ) -> list[bool]:
+        self._watch("write from", pool, pages, PageState.ATTACHED)
+        for key, page in zip(keys, pages, strict=True):
+            if self.content is not None and bytes(page) != self.content(pool, key):
+                self.violations.append(f"{pool} page of another key written under {key.hex()}")
+        return super().write_from(pool, keys, pages)
+
+    def _watch(self, what: str, pool: str, pages: Sequence[memoryview], want: PageState) -> None:
+        host = self._host[pool]
+        for page in pages:
+            address = np.frombuffer(page, np.uint8).ctypes.data
+            page_id, offset = divmod(address - host.buffer.address, host.spec.stride_page)
+            if 0 <= page_id < host.capacity and offset == 0:  # else a page of the test's own
+                state = host.allocator.state(page_id)
+                if state != want:
+                    self.violations.append(f"{what} {pool} page {page_id}, which is {state.name}")
