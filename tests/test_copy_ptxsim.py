@@ -33,6 +33,7 @@ def test_kernel_equals_the_reference(seed: int) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)  # a whole build
 def test_sm_reg_from_python(tmp_path: Path) -> None:
     """copy_pages(executor="auto") on foreign GPU arrays, through a build with cudart shared."""
     environment = ptxsim.environment()

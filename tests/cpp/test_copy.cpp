@@ -65,17 +65,17 @@ void run_case(int case_idx) {
 // Streaming stores and lookahead on more than the 8 MiB from which they are used.
 void run_large_case() {
   PageLayout like{};
-  like.page_size = 3, like.num_layers = 2, like.num_kv = 2, like.num_heads = 2, like.num_groups = 1;
-  like.head_bytes = 700;
-  const PageLayout src_layout = make_layout(0, 700, like), dst_layout = make_layout(2, 700, like);
-  const Plan plan = make_plan(src_layout, dst_layout, {0, 2, 0, 2, 0, 2}, Ascending::kDestination);
+  like.page_size = 1, like.num_layers = 2, like.num_kv = 2, like.num_heads = 1, like.num_groups = 1;
+  like.head_bytes = 701;  // runs begin at every alignment
+  const PageLayout src_layout = make_layout(0, 4200, like), dst_layout = make_layout(2, 4200, like);
+  const Plan plan = make_plan(src_layout, dst_layout, {0, 2, 0, 2, 0, 1}, Ascending::kDestination);
   Bytes src(bytes_of(src_layout)), expected(src.size), threaded(src.size);
   for (size_t i = 0; i < src.size; ++i) src.data[i] = static_cast<std::byte>(i * 2654435761u >> 24);
-  std::vector<int32_t> ids(700);
+  std::vector<int32_t> ids(4200);
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
   std::shuffle(ids.begin(), ids.end(), rng);
   const PageIds shuffled{ids.data(), IdWidth::kInt32};
-  CopyParams params{plan, src.data.get(), expected.data.get(), shuffled, shuffled, 700};
+  CopyParams params{plan, src.data.get(), expected.data.get(), shuffled, shuffled, 4200};
   copy_cpu_ref(params);
   params.dst = threaded.data.get();
   copy_cpu(params, 3, Isa::kAuto);

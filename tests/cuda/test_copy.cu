@@ -106,7 +106,7 @@ void run_case(int case_idx, int bad_side) {
 
   auto bad_src = c.src_ids, bad_dst = c.dst_ids;
   const int64_t bad_at = draw(0, static_cast<int64_t>(c.dst_ids.size()) - 1);
-  const int64_t bad_value = (bad_side == 1 ? c.dst : c.src).num_pages + draw(0, 1000);
+  const int64_t bad_value = (bad_side == 1 ? c.dst : c.src).num_pages + pick<int64_t>({0, 0, 1000});
   if (bad_side >= 0) {
     c.src_ids[bad_at] = -1;  // the reference skips it
     (bad_side == 1 ? bad_dst : bad_src)[bad_at] = bad_value;
