@@ -155,6 +155,24 @@ def test_killed_while_meeting_leaves_nothing_that_matters(name):
     enter(name)  # whether or not the name was still there
 
 
+def test_pid_that_was_reused_is_dead(name):
+    """The process with rank 1's pid lives, but it was started at another time than rank 1."""
+    waiting = [Entering(name, 0, 3), Entering(name, 1, 3)]
+    wait_for(lambda: segment(name).exists() and segment(name).stat().st_size > 0)
+    time.sleep(0.1)
+    header_bytes, line_bytes = 64, 128  # shm_segment.h: presence, pid, start_time
+    with segment(name).open("r+b", buffering=0) as file:
+        file.seek(header_bytes + line_bytes)
+        presence, pid, start_time = struct.unpack("<IiQ", file.read(16))
+        assert (presence, pid) == (2, os.getpid())
+        file.seek(header_bytes + line_bytes + 8)
+        file.write(struct.pack("<Q", start_time + 1))
+    texts = [rank.outcome() for rank in waiting]
+    assert any(f"rank 1 (pid {pid}) died while the ranks were meeting" in text for text in texts)
+    # Whoever saw it first has left, which the other one may see instead.
+    assert all("while the ranks were meeting" in text for text in texts)
+
+
 @contextlib.contextmanager
 def live_segment(name, content):
     """A file under the group's name whose maker is alive: it holds the lock."""
@@ -231,10 +249,11 @@ def test_stopped_process_is_late_and_not_dead(name):
     rank.signal(signal.SIGCONT)
     rank.call("issue", LANES)
     np.testing.assert_array_equal(mine.result(5.0), LANES)
-    rank.kill()
+    rank.signal(signal.SIGKILL)  # nobody reaps it: a zombie keeps its pid
     mine.issue(LANES)
     with pytest.raises(AgreementError, match=rf"rank 1 \(pid {rank.pid}\) is dead after 1 ticks"):
         mine.result(10.0)
+    rank.kill()
 
 
 def test_interrupt_reaches_a_waiting_rank(name):

@@ -75,28 +75,39 @@ ShmGroup::ShmGroup(const std::string& name, int rank, int size, int64_t num_lane
 
 ShmGroup::~ShmGroup() { close(); }
 
+// Whether all ranks have come; throws if one is dead, has left or was refused.
+bool ShmGroup::have_all_come() const {
+  const auto presence = [&](int rank) {
+    return segment_.line(rank).presence.load(std::memory_order_acquire);
+  };
+  int left = -1;
+  for (int i = 0; i < size(); ++i) {
+    if (presence(i) == ShmPresence::kClosed) left = i;
+    HICACHE_CHECK(kAgreement, presence(i) != ShmPresence::kPresent || !segment_.is_dead(i),
+                  "group ", segment_.path(), ": rank ", i, " (pid ", segment_.line(i).pid,
+                  ") died while the ranks were meeting");
+  }
+  const std::string refusal = segment_.refusal();
+  HICACHE_CHECK(kAgreement, refusal.empty(), refusal);
+  // Looked at after `left`: a rank that closed after a proper start had seen all the others.
+  bool all = true;
+  for (int i = 0; i < size(); ++i) all = all && presence(i) >= ShmPresence::kPresent;
+  HICACHE_CHECK(kAgreement, all || left < 0, "group ", segment_.path(), ": rank ", left, " (pid ",
+                segment_.line(std::max(left, 0)).pid, ") left while the ranks were meeting");
+  return all;
+}
+
 bool ShmGroup::attach(double max_s) {
   const int64_t deadline = now_ns() + static_cast<int64_t>(max_s * 1e9);
   while (!attached_) {
-    if (segment_.is_mapped() || segment_.try_enter()) {
-      bool all = true;
-      for (int i = 0; i < size(); ++i) {
-        const ShmPresence presence = segment_.line(i).presence.load(std::memory_order_acquire);
-        all = all && presence >= ShmPresence::kPresent;
-        HICACHE_CHECK(kAgreement, presence != ShmPresence::kPresent || !segment_.is_dead(i),
-                      "group ", segment_.path(), ": rank ", i, " (pid ", segment_.line(i).pid,
-                      ") died while the ranks were meeting");
-      }
-      const std::string refusal = segment_.refusal();
-      HICACHE_CHECK(kAgreement, refusal.empty(), refusal);
-      if (all) {
-        segment_.close_door();
-        attached_ = true;
-        break;
-      }
+    if ((segment_.is_mapped() || segment_.try_enter()) && have_all_come()) {
+      segment_.close_door();
+      attached_ = true;
+    } else if (now_ns() >= deadline) {
+      return false;
+    } else {
+      std::this_thread::sleep_for(std::chrono::nanoseconds(kMeetPollNs));
     }
-    if (now_ns() >= deadline) return false;
-    std::this_thread::sleep_for(std::chrono::nanoseconds(kMeetPollNs));
   }
   return true;
 }

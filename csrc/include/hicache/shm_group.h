@@ -47,6 +47,7 @@ class ShmGroup {
   int size() const { return segment_.shape().size; }
 
  private:
+  bool have_all_come() const;
   void check_usable() const;
   bool has_issued(int rank) const;
   int first_missing() const;
