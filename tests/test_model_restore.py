@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 from paged_runs import chunks, plain_forward
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from hicache_ext.errors import CapacityError, LayoutError
 from hicache_ext.flow.record import Outcome
@@ -143,6 +143,35 @@ def test_lost_window_page_falls_back_to_the_shorter_endpoint(model, shape, token
     assert reply.prefetch.losses and reply.prefetch.num_attached_pages == {}
     assert reply.num_hit_tokens[Tier.DEVICE] == HALF
     assert torch.equal(reply.logits, hot)
+
+
+def test_full_attention_model_restores_too(tokens):
+    """No sliding layers: no window pool, no window; every endpoint can be restored."""
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    torch.manual_seed(3)
+    llama = LlamaForCausalLM(config).eval()
+    pattern = attention_pattern(config)
+    pages = num_pages_for(pattern, PAGE, num_tokens=96, chunk_tokens=CHUNK, windows=2)
+    shape = CacheShape(pattern, PAGE, pages)
+    store = KeptOpen(MemoryStore(shape.page_bytes()))
+    first = runner(llama, shape, store)
+    with first.pages:
+        cold = first.answer(tokens, ANSWER, shared=[PROMPT])
+        settled(first)
+    again = runner(llama, shape, store)
+    with again.pages:
+        reply = again.answer(tokens, ANSWER)
+    assert list(shape.num_pages["device"]) == ["full"]
+    assert reply.num_hit_tokens[Tier.STORAGE] == PROMPT
+    assert torch.equal(cold.logits, hot_answer(llama, tokens))
+    assert torch.equal(reply.logits, cold.logits)
 
 
 def test_corrupt_kv_in_the_store_would_show(model, shape, tokens, hot):

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -100,20 +101,18 @@ class Report:
         }
 
 
-HEADINGS = ("", "prompt", "L1/L2/L3 hit", "restore", "prefill", "1st token", "moved", "equal")
+HEADINGS = ("tokens hit in", "L1", "L2", "L3", "restore", "prefill", "1st token", "moved", "equal")
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """One row of the table as text; see HEADINGS."""
-    hits = row["num_hit_tokens"]
+    """One row of the table as text; see HEADINGS. Hits in tokens, moved = L3 to L2 + L2 to L1."""
     return (
         row["name"],
-        str(row["num_prompt_tokens"]),
-        "/".join(str(hits[tier.name]) for tier in Tier),
+        *(str(row["num_hit_tokens"][tier.name]) for tier in Tier),
         f"{row['restore_s'] * 1e3:.0f} ms",
         f"{row['prefill_s']:.2f} s",
         f"{row['first_token_s']:.2f} s",
-        f"{(row['read_bytes'] + row['copied_bytes']) / 2**20:.1f} MiB",
+        f"{(row['read_bytes'] + row['copied_bytes']) / 2**20:.0f} MiB",
         "yes" if row["equal"] else f"NO, {row['max_difference']:.1e}",
     )
 
@@ -129,9 +128,11 @@ def print_report(report: Report, console: Console) -> None:
     for question, text in zip(first["questions"], first["texts"], strict=False):
         console.print(f"[bold]{question}[/]\n  {' '.join(text.split())}", highlight=False)
     plan = report.plan
-    table = Table(title=_title(plan), padding=(0, 1))
+    table = Table(title=_title(plan), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in HEADINGS:
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        table.add_column(
+            heading, justify="left" if heading == HEADINGS[0] else "right", no_wrap=True
+        )
     for row in report.rows:
         table.add_row(*cells(row), style=None if row["equal"] else "bold red")
     console.print(table)
@@ -162,16 +163,43 @@ def _draw(report: Report, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = report.rows[::-1]
+    num_rows = len(report.rows)
     figure, (bars, text) = pyplot.subplots(
-        2, 1, figsize=(11, 2.4 + 0.75 * len(rows)), height_ratios=[1, 1]
+        2, 1, figsize=(11, 1.5 + 0.75 * num_rows), height_ratios=[1.15, 1], layout="constrained"
     )
+    _draw_bars(bars, report)
+    text.axis("off")
+    table = text.table(
+        [cells(row) for row in report.rows],
+        colLabels=HEADINGS,
+        cellLoc="right",
+        colWidths=[0.2, *[0.06] * 3, *[0.1] * (len(HEADINGS) - 4)],
+        bbox=[0, 0.12, 1, 0.88],
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    for (line, column), cell in table.get_celld().items():
+        cell.set_edgecolor("#dddddd")
+        if line and not report.rows[line - 1]["equal"]:
+            cell.set_facecolor("#f5b7b1")
+        elif column == 0 or line == 0:
+            cell.set_text_props(weight="bold")
+    told = [f"{f.name}: {f.value:.3f} (target {f.target:.3f})" for f in report.figures]
+    told.append("all checks hold" if report.passed else "CHECKS FAILED")
+    text.text(
+        0, 0.06, "\n".join(told), verticalalignment="top", fontsize=8, transform=text.transAxes
+    )
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _draw_bars(bars: Any, report: Report) -> None:
+    rows = report.rows[::-1]
     names = [row["name"] for row in rows]
     restore = [row["restore_s"] for row in rows]
+    prefill = [row["prefill_s"] for row in rows]
     bars.barh(names, restore, color="#3b7dd8", label="restore (L3, L2 to L1)")
-    bars.barh(
-        names, [row["prefill_s"] for row in rows], left=restore, color="#e0a030", label="prefill"
-    )
+    bars.barh(names, prefill, left=restore, color="#e0a030", label="prefill")
     for idx, row in enumerate(rows):
         bars.text(row["first_token_s"], idx, f" {row['first_token_s']:.2f} s", va="center")
     bars.set_xlabel("seconds to the first token")
@@ -179,14 +207,3 @@ def _draw(report: Report, path: Path) -> None:
     bars.legend(loc="center right")
     bars.spines[["top", "right"]].set_visible(False)
     bars.set_title(_title(report.plan))
-    text.axis("off")
-    table = text.table(
-        [cells(row) for row in report.rows], colLabels=HEADINGS, loc="center", cellLoc="right"
-    )
-    table.auto_set_font_size(False)
-    table.set_fontsize(8)
-    table.auto_set_column_width(list(range(len(HEADINGS))))
-    table.scale(1, 1.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)

@@ -29,6 +29,8 @@ from hicache_ext.integrations.runner import PagedRunner, Reply
 from hicache_ext.storage.local import LocalStore
 from hicache_ext.tier import Tier
 
+NUM_TURNS = 5  # of restore and dd; the medians count
+
 
 def send(event: dict[str, Any]) -> None:
     """One event line."""
@@ -190,8 +192,8 @@ def stage_again(plan: DemoPlan) -> dict[str, Any]:
         files.drop()
         run.progress = progress("L3, in a fresh process")
         reply = run.answer(prompt, plan.num_answer_tokens)
-        for turn in range(3):
-            progress("restore against dd")("turn", turn, 3)
+        for turn in range(NUM_TURNS):
+            progress("restore against dd")("turn", turn, NUM_TURNS)
             run.pages.cache.drain()
             run.pages.cache.flush()
             files.drop()
