@@ -90,6 +90,7 @@ def test_an_abort_waits_for_the_reads_of_all_ranks() -> None:
             assert ranks.tick() == [[], []]
             assert num_in_io(ranks) == [(6, 3), (6, 3)]
     ranks[1].io.run()
+    assert ranks[1].store.stats()["num_read_pages"] == 0  # it heard of the abort in time
     assert [records[0].outcome for records in ranks.drain()] == [Outcome.ABORTED] * 2
     ranks.check_idle()
     ranks.close()

@@ -29,6 +29,7 @@ def test_window_from_the_root(ranks: Ranks, num_pages: int) -> None:
     fill_stores(ranks, tokens)
     for record in prefetch(ranks, tokens):
         assert record.outcome == Outcome.COMMITTED and not record.losses
+        assert record.num_span_tokens == num_pages * PAGE_SIZE
         assert record.num_window_pages == {"swa": W}
         assert record.num_attached_pages == {"swa": W}
         assert record.num_committed_tokens == num_pages * PAGE_SIZE
@@ -65,6 +66,26 @@ def test_short_span_in_mid_tree_asks_for_no_window(ranks: Ranks) -> None:
         assert record.num_window_pages == {} == record.num_attached_pages
     assert num_attached(ranks, "full") == {4 + W - 1} and num_attached(ranks, "swa") == {W}
     assert hit_pages(ranks, tokens) == 4
+
+
+def test_the_span_leaves_one_token_to_compute(ranks: Ranks) -> None:
+    """A prompt of whole pages: its last page cannot be a hit, a later match looks before it."""
+    tokens = make_tokens(6)[:-1]
+    fill_stores(ranks, tokens)
+    for record in prefetch(ranks, tokens):
+        assert record.num_span_tokens == record.num_committed_tokens == 5 * PAGE_SIZE
+    assert hit_pages(ranks, tokens) == 5
+
+
+def test_a_hit_in_mid_tree_shorter_than_a_window_is_a_miss(ranks: Ranks) -> None:
+    """The span could bring a window; what the stores have of it cannot."""
+    tokens = make_tokens(4 + W + 1)
+    keys = fill_stores(ranks, tokens)
+    prefetch(ranks, tokens[: 4 * PAGE_SIZE + 1])
+    ranks[1].store.remove("full", keys[4 + W - 1 :])
+    for record in prefetch(ranks, tokens):
+        assert record.outcome == Outcome.MISS
+    assert num_attached(ranks, "full") == {4}
 
 
 def test_window_of_a_hit_shorter_than_the_span(ranks: Ranks) -> None:

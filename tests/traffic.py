@@ -145,6 +145,9 @@ class Traffic:
             assert -1 not in match.pages["full"] and -1 not in window
             tokens = request.prompt.tokens[: match.num_device_tokens]
             check_device(rank, tokens, match.pages, request.prompt.namespace)
+            for name, ids in match.pages.items():
+                allocator = rank.device[name].allocator
+                assert {allocator.state(i) for i in ids if i >= 0} <= {PageState.ATTACHED}
 
     def prefetch(self) -> None:
         prompt = self.random.choice(self.prompts)

@@ -1,4 +1,4 @@
-"""A store that looks at the pages it is handed: they must be the op's, for as long as it has them."""
+"""A store that looks at the pages it is handed: they must be the op's as long as it has them."""
 
 from __future__ import annotations
 
