@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ranks import PAGE_SIZE, Ranks
+from ranks import PAGE_SIZE, Rank, Ranks
 
 from hicache_ext.flow.record import PrefetchRecord
 from hicache_ext.keys import page_keys
+from hicache_ext.match import Match
 from hicache_ext.pool import PageState
 from hicache_ext.tree.key import pack_tokens
 
@@ -36,6 +37,18 @@ def prefetch(ranks: Ranks, tokens: list[int]) -> list[PrefetchRecord]:
     records = [mine[-1] for mine in ranks.drain()]
     assert all(isinstance(record, PrefetchRecord) for record in records)
     return records  # type: ignore[return-value]
+
+
+def prefill(rank: Rank, num_pages: int, start: int = 0) -> Match:
+    """One request that computes `num_pages` pages; its match is held."""
+    tokens = list(range(start, start + num_pages * PAGE_SIZE))
+    match = rank.cache.match(tokens)
+    num_done = len(match.pages["full"])
+    new = rank.cache.alloc({name: num_pages - num_done for name in rank.device})
+    assert new is not None
+    rank.write_device(tokens, {name: [-1] * num_done + ids for name, ids in new.items()})
+    rank.cache.insert(match, tokens, {name: match.pages[name] + new[name] for name in new})
+    return match
 
 
 def hit_pages(ranks: Ranks, tokens: list[int]) -> int:

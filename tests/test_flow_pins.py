@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ranks import PAGE_SIZE, ManualIo, Rank, Ranks
-from spans import W, fill_stores, make_tokens, num_attached, prefetch
+from spans import W, fill_stores, make_tokens, num_attached, prefetch, prefill
 
 from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.errors import AgreementError, TreeError
@@ -16,18 +16,6 @@ from hicache_ext.flow.record import Outcome, PrefetchRecord
 from hicache_ext.match import Match
 from hicache_ext.pool import PageState
 from hicache_ext.tier import Tier
-
-
-def prefill(rank: Rank, num_pages: int) -> Match:
-    """One request that computes `num_pages` pages; its match is held."""
-    tokens = list(range(num_pages * PAGE_SIZE))
-    match = rank.cache.match(tokens)
-    num_done = len(match.pages["full"])
-    new = rank.cache.alloc({name: num_pages - num_done for name in rank.device})
-    assert new is not None
-    rank.write_device(tokens, {name: [-1] * num_done + ids for name, ids in new.items()})
-    rank.cache.insert(match, tokens, {name: match.pages[name] + new[name] for name in new})
-    return match
 
 
 def evict_all(ranks: Any, *tiers: Tier) -> None:

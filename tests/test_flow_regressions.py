@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ranks import PAGE_SIZE, Rank, Ranks
-from spans import W, fill_stores, make_tokens, prefetch
+from ranks import PAGE_SIZE, ManualIo, Rank, Ranks
+from spans import W, fill_stores, make_tokens, prefetch, prefill
 
 from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.errors import AgreementError, CapacityError, CudaError, TreeError
@@ -35,15 +35,6 @@ class SlowTicket:
     def result(self) -> int:
         self.wait()
         return 0
-
-
-def prefill(rank: Rank, num_pages: int, start: int = 0) -> Any:
-    """One request that computes `num_pages` pages; its match is held."""
-    tokens = list(range(start, start + num_pages * PAGE_SIZE))
-    match = rank.cache.match(tokens)
-    new = rank.cache.alloc({name: num_pages - len(match.pages["full"]) for name in rank.device})
-    rank.cache.insert(match, tokens, {name: match.pages[name] + new[name] for name in new})
-    return match
 
 
 def test_a_match_keeps_device_pages_that_are_not_yet_a_device_prefix() -> None:
@@ -260,3 +251,22 @@ def test_a_group_that_refuses_a_tick_makes_the_cache_unusable() -> None:
     with pytest.raises(AgreementError, match="no longer agree"):
         rank.cache.tick()
     rank.close()
+
+
+def test_a_read_that_failed_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It was logged at every tick in which another rank was still reading."""
+    ranks = Ranks(2, make_io=ManualIo)
+    tokens = make_tokens(6)
+    fill_stores(ranks, tokens)
+    ranks[0].store.faults.raising = {"read_into"}
+    ranks.each(lambda r: r.cache.prefetch(tokens))
+    ranks.tick()
+    ranks.each(lambda r: r.io.run())
+    ranks.tick(), ranks.tick()
+    ranks[0].io.run()
+    for _ in range(4):
+        ranks.tick()
+    ranks[1].io.run()
+    ranks.drain()
+    assert caplog.text.count("prefetch read failed") == 1
+    ranks.close()

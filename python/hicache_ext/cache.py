@@ -178,7 +178,7 @@ class HiCache:
         """
         self._engine.check_usable()
         held = self.pools.reserve(Tier.DEVICE, num_pages)
-        if held is None:
+        if held is None and self.pools.fits(Tier.DEVICE, num_pages):
             self.evict(Tier.DEVICE, self.pools.shortage(Tier.DEVICE, num_pages))
             held = self.pools.reserve(Tier.DEVICE, num_pages)
         return held

@@ -84,6 +84,10 @@ class PoolSet:
             held[name] = ids
         return held
 
+    def fits(self, tier: Tier, need: Mapping[str, int]) -> bool:
+        """Whether the pools could hold so many pages if they were empty."""
+        return all(num <= self._pools[tier][name].capacity for name, num in need.items())
+
     def shortage(self, tier: Tier, need: Mapping[str, int]) -> dict[str, int]:
         """Pages that each pool lacks; at least one if nothing is lacking but a pool refused."""
         short = {

@@ -76,6 +76,7 @@ class PrefetchOp:
         self._query: Future[list[int]] | None = None
         self._reservation: Reservation | None = None
         self._read: Future[Arrived] | None = None
+        self._result: Arrived | None = None  # of the read
         # The anchor must not be evicted from under us, in whatever phase we are.
         self._anchor_receipt = ctx.tree.lock(span.anchor, Tier.HOST)
 
@@ -109,14 +110,17 @@ class PrefetchOp:
 
     def _ask_store(self) -> list[int]:
         """The endpoints of the span that this rank's store can restore. Runs on an I/O thread."""
-        span, store = self._span, self._ctx.store
+        span, store, pools = self._span, self._ctx.store, self._ctx.pools
         assert store is not None
-        full = store.exists("full", span.keys)[: len(span.keys)]
+        # What the host could never hold is no hit.
+        keys = span.keys[: pools.get(Tier.HOST, "full").capacity]
+        full = store.exists("full", keys)[: len(keys)]
         windows: dict[str, tuple[Sequence[bool], int]] = {
-            name: (store.exists(name, span.keys), num_pages)
+            name: (store.exists(name, keys), num_pages)
             for name, num_pages in span.window_pages.items()
         }
-        return restorable_endpoints(full, windows, from_root=span.from_root)
+        endpoints = restorable_endpoints(full, windows, from_root=span.from_root)
+        return [e for e in endpoints if pools.fits(Tier.HOST, span.need(e))]
 
     def _query_is_back(self) -> bool:
         """Takes the answer when it is there; the first proposal is the largest endpoint."""
@@ -160,7 +164,7 @@ class PrefetchOp:
         if self.record.num_hit_tokens < self._ctx.prefetch_threshold_tokens:
             return self._finish(Outcome.BELOW_THRESHOLD, f"hit of {num_hit} pages")
         self._span.cut(num_hit)
-        need = {"full": num_hit, **self._span.window_pages}
+        need = self._span.need(num_hit)
         self.record.num_window_pages = dict(self._span.window_pages)
         self._reservation = Reservation(
             self._ctx.pools, Tier.HOST, need, self._ctx.evict_for_reserve
@@ -202,11 +206,14 @@ class PrefetchOp:
         return Arrived(num_full, num_window, num_bytes)
 
     def _arrived(self) -> Arrived:
-        assert self._read is not None
-        arrived, error = settle(self._read, Arrived(0, {}, 0), "prefetch read")
-        if error and error not in self.record.local_errors:
-            self.record.local_errors.append(error)
-        return arrived
+        """What this rank has read; the read is over."""
+        if self._result is None:
+            assert self._read is not None
+            arrived, error = settle(self._read, Arrived(0, {}, 0), "prefetch read")
+            if error:
+                self.record.local_errors.append(error)
+            self._result = arrived
+        return self._result
 
     def _apply_read(self, agreed: AgreedSlot) -> bool:
         ctx = self._ctx

@@ -12,6 +12,9 @@ from enum import Enum
 from hicache_ext.flow.pools import PoolSet
 from hicache_ext.tier import Tier
 
+# The vote of a rank whose pool is too small even when it is empty: no eviction would help.
+NEVER = 1 << 40
+
 
 class Verdict(Enum):
     """What the ranks decided about a reservation."""
@@ -44,7 +47,11 @@ class Reservation:
         self._num_attempts += 1
         held = self._pools.reserve(self._tier, self._need)
         self.pages = held or {}
-        self._short = {} if held is not None else self._pools.shortage(self._tier, self._need)
+        self._short = {}
+        if held is None:
+            self._short = self._pools.shortage(self._tier, self._need)
+            if not self._pools.fits(self._tier, self._need):
+                self._short = dict.fromkeys(self._need, NEVER)
 
     def short(self) -> tuple[int, ...]:
         """This rank's vote: the pages that each pool lacks, zeros when all are held."""
@@ -55,7 +62,7 @@ class Reservation:
         if not any(agreed_short):
             return Verdict.GRANTED
         self.release()
-        if self._num_attempts > 1:
+        if self._num_attempts > 1 or max(agreed_short) >= NEVER:
             return Verdict.REFUSED
         # The amount is agreed, so every rank's tree loses the same pages.
         short = zip(self._pools.names, agreed_short, strict=True)

@@ -31,6 +31,11 @@ class Span:
     keys: list[bytes]  # one per page
     window_pages: dict[str, int]  # per window pool that is asked for
 
+    def need(self, num_pages: int) -> dict[str, int]:
+        """Host pages per pool for the first `num_pages` and the window that ends there."""
+        windows = {name: min(w, num_pages) for name, w in self.window_pages.items()}
+        return {"full": num_pages, **windows}
+
     def cut(self, num_pages: int) -> None:
         """Shortens the span to the endpoint that was agreed; its window ends there."""
         page_bytes = len(self.tokens) // len(self.keys)
