@@ -174,6 +174,16 @@ def test_a_rank_that_never_ticks_is_an_error_on_the_others() -> None:
     ranks.close()
 
 
+def test_publish_and_apply_take_turns(rank: Rank) -> None:
+    with pytest.raises(HiCacheError, match="without a publish"):
+        rank.cache.apply()
+    rank.cache.publish()
+    with pytest.raises(HiCacheError, match="publish twice"):
+        rank.cache.publish()
+    assert rank.cache.apply() == []
+    rank.cache.tick()
+
+
 def test_ranks_that_make_different_calls_are_told(rank: Rank) -> None:
     ranks = Ranks(2)
     ranks[0].cache.prefetch(list(range(6 * PAGE_SIZE + 1)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from ranks import PAGE_SIZE, Rank, Ranks
-from spans import fill_stores, make_tokens, prefetch, prefill
+from spans import W, fill_stores, make_tokens, prefetch, prefill
 
 from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.flow.record import Outcome
@@ -40,11 +41,14 @@ def test_what_cannot_fit_evicts_nothing() -> None:
     rank.close()
 
 
-def test_a_hit_larger_than_the_host_of_one_rank_is_cut_to_what_fits_there() -> None:
+@pytest.mark.parametrize("num_host", [2, W, 6])
+def test_a_hit_larger_than_the_host_of_one_rank_is_cut_to_what_fits_there(num_host: int) -> None:
     """Nothing of it was restored. The capacity is one more bound on a rank's endpoints."""
-    ranks = Ranks(2, num_host=[32, 6])
+    ranks = Ranks(2, num_host=[32, num_host])
     tokens = make_tokens(8)
     fill_stores(ranks, tokens)
     for record in prefetch(ranks, tokens):
-        assert record.outcome == Outcome.COMMITTED and record.num_hit_tokens == 6 * PAGE_SIZE
+        assert record.outcome == Outcome.COMMITTED
+        assert record.num_hit_tokens == num_host * PAGE_SIZE
+        assert record.num_attached_pages == {"swa": min(W, num_host)}
     ranks.close()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from ranks import ManualIo, Ranks
 from spans import fill_stores, make_tokens, num_attached
 
+from hicache_ext.flow.prefetch import READ_BATCH_PAGES, read_leading
 from hicache_ext.flow.record import Outcome
 from hicache_ext.pool import PageState
 
@@ -71,6 +74,25 @@ def test_close_during_the_read_frees_every_page() -> None:
     ranks[0].cache.close()
     ranks.check_idle()
     ranks.close()
+
+
+@pytest.mark.parametrize("num_pages", [1, 63, 64, 65, 130])
+@pytest.mark.parametrize("lost", [0, 62, 63, 64, 128, None])
+def test_a_read_in_batches_ends_at_the_first_gap(num_pages: int, lost: int | None) -> None:
+    """Each page is asked for once, in order, and none of a batch behind the gap."""
+    asked: list[int] = []
+
+    class Store:
+        def read_into(self, pool: str, keys: list[int], pages: list[int]) -> list[bool]:
+            assert pages == [-key for key in keys] and len(keys) <= READ_BATCH_PAGES
+            asked.extend(keys)
+            return [key != lost for key in keys]
+
+    keys = list(range(num_pages))
+    pages = [-key for key in keys]
+    num_read = read_leading(Store(), "full", keys, pages, threading.Event())  # type: ignore[arg-type]
+    assert num_read == (num_pages if lost is None else min(lost, num_pages))
+    assert asked == keys[: (num_read // READ_BATCH_PAGES + 1) * READ_BATCH_PAGES]
 
 
 def test_an_abort_waits_for_the_reads_of_all_ranks() -> None:

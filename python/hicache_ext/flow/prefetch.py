@@ -112,14 +112,13 @@ class PrefetchOp:
         """The endpoints of the span that this rank's store can restore. Runs on an I/O thread."""
         span, store, pools = self._span, self._ctx.store, self._ctx.pools
         assert store is not None
-        # What the host could never hold is no hit.
-        keys = span.keys[: pools.get(Tier.HOST, "full").capacity]
-        full = store.exists("full", keys)[: len(keys)]
+        full = store.exists("full", span.keys)[: len(span.keys)]
         windows: dict[str, tuple[Sequence[bool], int]] = {
-            name: (store.exists(name, keys), num_pages)
+            name: (store.exists(name, span.keys), num_pages)
             for name, num_pages in span.window_pages.items()
         }
         endpoints = restorable_endpoints(full, windows, from_root=span.from_root)
+        # What the host could never hold is no hit.
         return [e for e in endpoints if pools.fits(Tier.HOST, span.need(e))]
 
     def _query_is_back(self) -> bool:
