@@ -21,8 +21,12 @@ namespace {
 constexpr int64_t kMs = 1'000'000;
 constexpr int64_t kMeetPollNs = kMs;
 constexpr int64_t kLivenessNs = 20 * kMs;  // how long a dead peer goes unnoticed
-// Longer than a peer's own jitter between two instructions, shorter than a wake-up costs.
-constexpr int64_t kSpinNs = 20'000;
+// Two ranks on cores of their own meet by spinning, if that outlasts waking a core that sleeps:
+// else each wait puts one of them to sleep, and the next one too. Two ranks that the scheduler has
+// put on one core must not spin, since each keeps the other from running.
+constexpr int64_t kLongSpinNs = 50'000;
+constexpr int64_t kShortSpinNs = 2'000;
+constexpr uint32_t kTryLongEvery = 32;
 
 int64_t now_ns() {
   timespec t;
@@ -67,11 +71,7 @@ ShmShape checked_shape(int rank, int size, int64_t num_lanes) {
 }  // namespace
 
 ShmGroup::ShmGroup(const std::string& name, int rank, int size, int64_t num_lanes)
-    : segment_(name, rank, checked_shape(rank, size, num_lanes)), rank_(rank) {
-  // A rank that spins on the core that its peer needs only makes it later.
-  const int num_cores = static_cast<int>(std::thread::hardware_concurrency());
-  spin_ns_ = size <= num_cores ? kSpinNs : 0;
-}
+    : segment_(name, rank, checked_shape(rank, size, num_lanes)), rank_(rank) {}
 
 ShmGroup::~ShmGroup() { close(); }
 
@@ -193,24 +193,38 @@ void ShmGroup::sleep_for(int peer, int64_t max_ns) {
   line.num_waiters.fetch_sub(1, std::memory_order_seq_cst);
 }
 
+// As long as the last wait suggests; now and then long, since ranks move between cores.
+int64_t ShmGroup::next_spin_ns() {
+  const bool try_long = ++num_spins_ % kTryLongEvery == 0;
+  return spins_pay_ || try_long ? kLongSpinNs : kShortSpinNs;
+}
+
+bool ShmGroup::spin_until(int64_t end_ns) {
+  bool all = false;
+  while (!all && now_ns() < end_ns) {
+    for (int i = 0; i < 32; ++i) relax();
+    all = first_missing() < 0;
+  }
+  spins_pay_ = all;
+  return all;
+}
+
 bool ShmGroup::wait(double max_s) {
   check_usable();
   HICACHE_CHECK(kAgreement, num_issued_ > num_collected_, "rank ", rank_, ": no tick is issued");
-  int peer = first_missing();
-  if (peer < 0) return true;
+  if (first_missing() < 0) return true;
+  if (max_s <= 0) return false;
   const int64_t start = now_ns();
   const int64_t deadline = start + static_cast<int64_t>(max_s * 1e9);
-  while (now_ns() < std::min(start + spin_ns_, deadline)) {
-    for (int i = 0; i < 32; ++i) relax();
-    if ((peer = first_missing()) < 0) return true;
-  }
+  if (spin_until(std::min(start + next_spin_ns(), deadline))) return true;
   for (int64_t now = now_ns(); now < deadline; now = now_ns()) {
+    const int peer = first_missing();
+    if (peer < 0) return true;
     sleep_for(peer, std::min(kLivenessNs, deadline - now));
-    if ((peer = first_missing()) < 0) return true;
     const std::string lost = lost_rank();
     HICACHE_CHECK(kAgreement, lost.empty(), lost);
   }
-  return false;
+  return first_missing() < 0;
 }
 
 void ShmGroup::collect(int64_t* out) {

@@ -51,15 +51,18 @@ class ShmGroup {
   void check_usable() const;
   bool has_issued(int rank) const;
   int first_missing() const;
+  int64_t next_spin_ns();
+  bool spin_until(int64_t end_ns);
   void sleep_for(int peer, int64_t max_ns);
   std::string lost_rank();
 
   ShmSegment segment_;
   int rank_;
-  int64_t spin_ns_;
   uint64_t num_issued_ = 0;
   uint64_t num_collected_ = 0;
   int64_t last_liveness_ns_ = 0;
+  uint32_t num_spins_ = 0;
+  bool spins_pay_ = true;
   bool attached_ = false;
   bool closed_ = false;
 };
