@@ -17,9 +17,15 @@ from hicache_ext.errors import HiCacheError, ModelError
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
-    """The whole small demo, once: five processes, two of them ranks."""
+    """The whole small demo, once: five processes, two of them ranks.
+
+    `--out` is relative, as its default is: the ranks once waited for each other at a file:// URL
+    that was not the same file.
+    """
     out = tmp_path_factory.mktemp("demo")
-    done = CliRunner().invoke(app, ["demo", "--small", "--out", str(out), "--threads", "1"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(out.parent)
+        done = CliRunner().invoke(app, ["demo", "--small", "--out", out.name, "--threads", "1"])
     return done, out
 
 

@@ -61,7 +61,7 @@ def make_plan(
     plan = DemoPlan(
         model=model,
         source=model,
-        out=str(out),
+        out=str(out.absolute()),  # the stages' processes must not care where they are started
         page_size=16,
         chunk_tokens=chunk,
         num_tokens=num_tokens or 8 * chunk,

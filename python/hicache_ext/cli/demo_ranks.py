@@ -7,6 +7,7 @@ through. Then, with empty L1 and L2: half the document comes from L3; all of it 
 
 import hashlib
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from hicache_ext.tree.key import pack_tokens
 
 NUM_RANKS = 2
 UNLUCKY = 1
+MEETING_DEADLINE_S = 120.0
 DELAY_S = 0.05  # of each call of the slow store
 
 
@@ -75,7 +77,7 @@ class RankDemo:
             self.rank,
             NUM_RANKS,
             schema.num_lanes,
-            deadline_s=120.0,
+            deadline_s=MEETING_DEADLINE_S,
         )
         run = PagedRunner(
             self.model, ModelCache.open(self.shape, store=store, group=group), plan.chunk_tokens
@@ -98,8 +100,10 @@ class RankDemo:
 
 def stage_rank(plan: DemoPlan, rank: int) -> dict[str, Any]:
     """One rank's part; the parent compares the two results."""
-    meet = Path(plan.store) / "rendezvous"
-    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=NUM_RANKS)
+    # A store and no file:// URL: torch reads the first folder of a relative one as a host name.
+    meet = dist.FileStore(str(Path(plan.store) / "rendezvous"), NUM_RANKS)
+    deadline = timedelta(seconds=MEETING_DEADLINE_S)
+    dist.init_process_group("gloo", store=meet, rank=rank, world_size=NUM_RANKS, timeout=deadline)
     demo = RankDemo(plan, rank)
     kept, _ = demo.serve("KV kept in memory", faulty=False)
     again, tree = demo.serve("one store slow, a page lost", faulty=True)
