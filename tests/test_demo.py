@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hicache_ext.cli import demo
 from hicache_ext.cli.demo_plan import DemoPlan, make_plan
-from hicache_ext.cli.demo_report import Report, print_report
+from hicache_ext.cli.demo_report import Report, print_report, write_report
 from hicache_ext.cli.main import app
 from hicache_ext.errors import HiCacheError, ModelError
 
@@ -80,6 +80,22 @@ def test_each_failure_is_told_and_fails_the_demo(small_run, change, monkeypatch,
     monkeypatch.setattr(demo, "_run_stages", lambda plan, show: report.results)
     plan = make_plan("small", tmp_path)
     assert demo.run_demo(plan, console=console) == 1
+
+
+def test_figures_of_a_real_model_are_told_and_drawn(small_run, tmp_path):
+    """With a target or without; the small model's own times say nothing and are left out."""
+    report = report_of(small_run)
+    assert report.figures == []
+    plan = replace(report.plan, source="some folder", out=str(tmp_path))
+    report = Report(plan, report.results, 1.0)
+    against_dd = [f for f in report.figures if "dd" in f.name]
+    assert [f.target for f in against_dd] == [2.0, None] and len(report.figures) == 4
+    console = Console(file=io.StringIO(), width=100)
+    print_report(report, console)
+    assert all(figure.told() in console.file.getvalue() for figure in report.figures)
+    assert all(path.stat().st_size > 0 for path in write_report(report))
+    found = json.loads((tmp_path / "demo.json").read_text())["figures"]
+    assert [f["reached"] is None for f in found] == [False, False, False, True]
 
 
 def test_missing_weights_are_told_loudly(small_run, monkeypatch, tmp_path):

@@ -101,7 +101,8 @@ class RankDemo:
 def stage_rank(plan: DemoPlan, rank: int) -> dict[str, Any]:
     """One rank's part; the parent compares the two results."""
     # A store and no file:// URL: torch reads the first folder of a relative one as a host name.
-    meet = dist.FileStore(str(Path(plan.store) / "rendezvous"), NUM_RANKS)
+    path = str(Path(plan.store) / "rendezvous")
+    meet = dist.FileStore(path, NUM_RANKS)  # type: ignore[attr-defined]
     deadline = timedelta(seconds=MEETING_DEADLINE_S)
     dist.init_process_group("gloo", store=meet, rank=rank, world_size=NUM_RANKS, timeout=deadline)
     demo = RankDemo(plan, rank)
