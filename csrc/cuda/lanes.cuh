@@ -25,12 +25,13 @@ __global__ void __launch_bounds__(kLaneThreads)
   __syncthreads();
 
   int64_t* lanes = args.lanes + entry * num_lanes(args.schema);
-  for (int64_t lane = threadIdx.x; lane < num_lanes(args.schema); lane += blockDim.x) {
+  // A constant stride: the compiler divides by it for the trip count, and 64 bits would be a call.
+  for (int64_t lane = threadIdx.x; lane < num_lanes(args.schema); lane += kLaneThreads) {
     lanes[lane] = args.agreed[lane];
   }
   const int64_t bad =
       unpack_body(args.schema, args.agreed, args.mine, args.slots + entry * args.schema.num_slots,
-                  threadIdx.x, blockDim.x);
+                  threadIdx.x, kLaneThreads);
   if (bad != kLaneNeutral) atomicMin(&first_bad, static_cast<long long>(bad));
   // The host must see every thread's writes before the sequence number: each thread's are pushed
   // out, then all have passed the barrier, then the number goes.

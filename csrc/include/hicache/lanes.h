@@ -139,8 +139,10 @@ HICACHE_HD int64_t find_bad_lane(const int64_t* agreed, const int64_t* mine, int
 HICACHE_HD LaneVerdict lane_verdict(const LaneSchema& schema, const int64_t* agreed,
                                     const int64_t* mine, int64_t lane) {
   if (lane == kLaneNeutral) return {-1, 0, 0, 0};
-  const int64_t base =
-      lane < kHeaderLanes ? 0 : slot_base(schema, (lane - kHeaderLanes) / slot_lanes(schema));
+  // In 32 bits, where the lanes of a tick always fit: a 64-bit division is a call on the GPU.
+  const auto slot_idx =
+      static_cast<uint32_t>(lane - kHeaderLanes) / static_cast<uint32_t>(slot_lanes(schema));
+  const int64_t base = lane < kHeaderLanes ? 0 : slot_base(schema, slot_idx);
   if (!is_pair(lane, base)) return {lane, mine[lane], agreed[lane], agreed[lane]};
   const int64_t first = base + ((lane - base) & ~int64_t{1});
   return {first, mine[first], agreed[first], ~agreed[first + 1]};
