@@ -10,9 +10,9 @@ inline constexpr int kLaneThreads = 128;
 // Any grid.
 __global__ void __launch_bounds__(kLaneThreads)
     pack_lanes_kernel(const __grid_constant__ PackArgs args) {
-  const int64_t thread_idx = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const auto thread_idx = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   pack_body(args.schema, *args.header, args.slots, args.mine, thread_idx,
-            int64_t{gridDim.x} * blockDim.x);
+            static_cast<int>(gridDim.x * blockDim.x));
 }
 
 // One block: a tick is a few kilobytes, and the flag must follow everyone's writes.

@@ -170,10 +170,10 @@ HICACHE_HD void agree_slot(const LaneSchema& schema, const int64_t* lanes, Agree
 // What one of `num_threads` threads does to pack; the CPU is thread 0 of 1. `slots` has a record
 // for every slot of the schema, unused ones with op_id kNoOp.
 HICACHE_HD void pack_body(const LaneSchema& schema, const LaneHeader& header,
-                          const SlotRecord* slots, int64_t* lanes, int64_t thread_idx,
-                          int64_t num_threads) {
+                          const SlotRecord* slots, int64_t* lanes, int thread_idx,
+                          int num_threads) {
   if (thread_idx == 0) pack_header(schema, header, lanes);
-  for (int64_t slot_idx = thread_idx; slot_idx < schema.num_slots; slot_idx += num_threads) {
+  for (int slot_idx = thread_idx; slot_idx < schema.num_slots; slot_idx += num_threads) {
     pack_slot(schema, slots[slot_idx], lanes + slot_base(schema, slot_idx));
   }
 }
@@ -182,10 +182,10 @@ HICACHE_HD void pack_body(const LaneSchema& schema, const LaneHeader& header,
 // kLaneNeutral, the caller takes the minimum. `out` has a record per slot; unless the verdict over
 // all threads is good, none of them may be applied.
 HICACHE_HD int64_t unpack_body(const LaneSchema& schema, const int64_t* agreed, const int64_t* mine,
-                               AgreedRecord* out, int64_t thread_idx, int64_t num_threads) {
+                               AgreedRecord* out, int thread_idx, int num_threads) {
   int64_t bad = kLaneNeutral;
   if (thread_idx == 0) bad = find_bad_lane(agreed, mine, 0, kHeaderLanes);
-  for (int64_t slot_idx = thread_idx; slot_idx < schema.num_slots; slot_idx += num_threads) {
+  for (int slot_idx = thread_idx; slot_idx < schema.num_slots; slot_idx += num_threads) {
     const int64_t base = slot_base(schema, slot_idx);
     const int64_t found = find_bad_lane(agreed, mine, base, base + slot_lanes(schema));
     if (found < bad) bad = found;
