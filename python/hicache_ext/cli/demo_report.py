@@ -89,8 +89,8 @@ class Report:
             restore_s = median(t["restore_s"] for t in times)
             files, joined = (median(t["dd_s"][k] for t in times) for k in ("files", "joined"))
             name = "restore from L3 / dd of the"
-            figures.append(Figure(f"{name} store's files, cold", restore_s / files, 2.0))
-            figures.append(Figure(f"{name} same bytes in one file, cold", restore_s / joined))
+            figures.append(Figure(f"{name} store's files, cold", restore_s / files))
+            figures.append(Figure(f"{name} same bytes in one file, cold", restore_s / joined, 2.0))
         return figures
 
     def find(self, name: str) -> dict[str, Any]:
