@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import numpy as np
 
 from hicache_ext import _C, arrays
 from hicache_ext.arrays import PageIds
-from hicache_ext.errors import CudaError, HiCacheError, LayoutError
+from hicache_ext.errors import CudaError, LayoutError
 from hicache_ext.layout import KvMask, LayoutSpec, PagedBuffer
 from hicache_ext.plan import Plan, PlanAxis, Side, make_plan
 from hicache_ext.streams import current_stream, stream_handle
+from hicache_ext.ticket import Ticket
 
 __all__ = [
     "EXECUTORS",
@@ -30,48 +30,6 @@ __all__ = [
 ]
 
 EXECUTORS = ("auto", "cpu_ref", "cpu", "sm_reg")
-
-
-class Ticket:
-    """A copy that was asked for. It owns its buffers until the copy is done.
-
-    The CPU executors return when the bytes are there, so their tickets are born done. Dropping the
-    ticket of a CUDA copy that still runs blocks until it is done: nothing is freed under it.
-    """
-
-    def __init__(
-        self, num_bytes: int, owned: tuple[object, ...] = (), running: _C.CopyTicket | None = None
-    ) -> None:
-        self._num_bytes = num_bytes
-        self._owned = owned
-        self._running = running
-
-    def query(self) -> bool:
-        """Whether the copy is done, well or not."""
-        return self._running is None or self._running.query()
-
-    def wait(self, stream: Any = None) -> None:
-        """Without a stream, block until the copy is done; with one, let the stream wait for it."""
-        if self._running is None:
-            return
-        if stream is None:
-            self._running.wait()
-        else:
-            self._running.wait_on_stream(stream_handle(stream))
-
-    def result(self) -> int:
-        """Bytes that the copy moved, after waiting for it; raises what went wrong.
-
-        PageIndexError: the first id out of range that the GPU met. Its page was skipped, and the
-        other pages were copied.
-        """
-        return self._num_bytes if self._running is None else self._running.result()
-
-    def __del__(self) -> None:
-        running = getattr(self, "_running", None)
-        if running is not None:
-            with contextlib.suppress(HiCacheError):  # result() is where it is told
-                running.wait()
 
 
 def copy_pages(
