@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv and builds; a second run only does what changed.
-#   make demo  test  test-long  lint  build  bench-NAME  clean
+#   make demo  test  test-long  lint  build  bench-NAME  nsys  clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ FORMATTED = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := build
-.PHONY: demo test test-long lint build clean FORCE
+.PHONY: demo test test-long lint build nsys need-nsys clean FORCE
 
 demo: build $(VENV)/.stamp-demo
 	$(BIN)/hicache demo
@@ -31,6 +31,17 @@ lint: build
 
 bench-%: build
 	$(BIN)/python -m benchmarks.bench_$* --out out/bench
+
+SCRIPT ?= examples/copy_pages.py
+nsys: need-nsys build
+	mkdir -p out/nsys
+	nsys profile --trace=cuda,nvtx,osrt --force-overwrite=true --output=out/nsys/timeline \
+		$(BIN)/python $(SCRIPT)
+	nsys stats --report nvtx_sum,cuda_gpu_trace --force-export=true out/nsys/timeline.nsys-rep
+
+need-nsys:
+	@command -v nsys > /dev/null || \
+		{ echo "make nsys: no nsys on the PATH; it comes with NVIDIA Nsight Systems"; exit 1; }
 
 build: $(VENV)/.stamp-native
 

@@ -59,14 +59,14 @@ def make_extension(cuda_home: Path | None, sanitize: str) -> Extension:
     import pybind11
 
     row = r"(?m)^(?:cpu|cuda) (\S+)$" if cuda_home else r"(?m)^cpu (\S+)$"
-    sources = re.findall(row, (ROOT / "csrc/sources.txt").read_text())
-    ext = Extension("hicache_ext._C", sources)
+    ext = Extension("hicache_ext._C", re.findall(row, (ROOT / "csrc/sources.txt").read_text()))
     ext.include_dirs = [str(ROOT / "csrc/include"), pybind11.get_include()]
+    wheel = Path(pybind11.__file__).parents[1].glob("nvidia/*/include/nvtx3")  # of nvidia-nvtx
+    ext.include_dirs += [str(path.parent) for path in wheel if not cuda_home]  # or the toolkit's
     ext.libraries = ["rt", "dl", "pthread"]
     host = ["-O3", "-g0", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
-    if sanitize:
-        ext.extra_link_args = [f"-fsanitize={sanitize}"]
-        host += [*ext.extra_link_args, "-fno-omit-frame-pointer", "-g", "-O1"]
+    ext.extra_link_args = [f"-fsanitize={sanitize}"] if sanitize else []
+    host += [*ext.extra_link_args, "-fno-omit-frame-pointer", "-g", "-O1"] if sanitize else []
     if cuda_home:
         shared = os.environ.get("HICACHE_CUDART") == "shared"
         ext.define_macros = [("HICACHE_WITH_CUDA", None)]

@@ -97,6 +97,20 @@ def copy_on_cpu(
     isa: str,
 ) -> int: ...
 
+# --- bind_profile.cpp
+with_nvtx: bool
+
+class CopyDirection:
+    HOST_TO_HOST: CopyDirection
+    HOST_TO_DEVICE: CopyDirection
+    DEVICE_TO_HOST: CopyDirection
+    DEVICE_TO_DEVICE: CopyDirection
+
+def is_profiled() -> bool: ...
+def begin_copy(executor: str, direction: CopyDirection, num_bytes: int, num_runs: int) -> int: ...
+def end_enqueue() -> None: ...
+def end_copy(id: int) -> None: ...
+
 # --- bind_copy_emulator.cpp: the register kernel's loop body on the CPU
 class Emulation:
     num_workers: int

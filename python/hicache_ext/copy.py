@@ -8,9 +8,11 @@ import numpy as np
 
 from hicache_ext import _C, arrays
 from hicache_ext.arrays import PageIds
+from hicache_ext.device_model import Direction
 from hicache_ext.errors import CudaError, LayoutError
 from hicache_ext.layout import KvMask, LayoutSpec, PagedBuffer
 from hicache_ext.plan import Plan, PlanAxis, Side, make_plan
+from hicache_ext.profile import copy_ranges
 from hicache_ext.streams import current_stream, stream_handle
 from hicache_ext.ticket import Ticket
 
@@ -73,17 +75,20 @@ def copy_pages(
         return _start_on_gpu(src, src_page_ids, dst, dst_page_ids, plan, stream, num_sms)
     if num_threads is not None and num_threads < 1:
         raise LayoutError(f"num_threads={num_threads} must be at least 1")
-    num_bytes = _C.copy_on_cpu(
-        plan.native,
-        src.address,
-        dst.address,
-        arrays.host_page_ids("source", src_page_ids),
-        arrays.host_page_ids("destination", dst_page_ids),
-        reference=chosen == "cpu_ref",
-        num_threads=num_threads or 0,
-        isa="auto",
-    )
-    return Ticket(num_bytes, (src, dst))
+    src_ids = arrays.host_page_ids("source", src_page_ids)
+    dst_ids = arrays.host_page_ids("destination", dst_page_ids)
+    with copy_ranges(chosen, Direction.HOST_TO_HOST, plan, len(src_ids)) as ranges:
+        num_bytes = _C.copy_on_cpu(
+            plan.native,
+            src.address,
+            dst.address,
+            src_ids,
+            dst_ids,
+            reference=chosen == "cpu_ref",
+            num_threads=num_threads or 0,
+            isa="auto",
+        )
+    return Ticket(num_bytes, (src, dst), ranges=ranges)
 
 
 def _start_on_gpu(
@@ -106,18 +111,20 @@ def _start_on_gpu(
     dst_ids, dst_owner, num_dst = _ids_for_gpu("destination", dst_page_ids)
     if num_src != num_dst:
         raise LayoutError(f"id counts differ: source={num_src} destination={num_dst}")
-    running = _C.copy_sm_reg(
-        plan.native,
-        src.address,
-        dst.address,
-        src_ids,
-        dst_ids,
-        num_positions=num_src,
-        device=device_idx,
-        num_sms=num_sms or 0,
-        stream=handle,
-    )
-    return Ticket(0, (src, dst, src_owner, dst_owner), running)
+    direction = Direction.between(src.device, dst.device)
+    with copy_ranges("sm_reg", direction, plan, num_src) as ranges:
+        running = _C.copy_sm_reg(
+            plan.native,
+            src.address,
+            dst.address,
+            src_ids,
+            dst_ids,
+            num_positions=num_src,
+            device=device_idx,
+            num_sms=num_sms or 0,
+            stream=handle,
+        )
+    return Ticket(0, (src, dst, src_owner, dst_owner), running, ranges)
 
 
 def _ids_for_gpu(side: str, ids: PageIds) -> tuple[_C.IdArray, object, int]:

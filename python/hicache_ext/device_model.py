@@ -23,6 +23,12 @@ class Direction(Enum):
     DEVICE_TO_HOST = "device -> host"
     DEVICE_TO_DEVICE = "device -> device"
 
+    @classmethod
+    def between(cls, src_device: str, dst_device: str) -> Direction:
+        """From a buffer on src_device to one on dst_device; "cpu" is the host."""
+        src, dst = ("host" if name == "cpu" else "device" for name in (src_device, dst_device))
+        return cls(f"{src} -> {dst}")
+
 
 @dataclass(frozen=True)
 class CopyEngine:
