@@ -2,7 +2,7 @@
 
 Environment: HICACHE_CUDA=0|1 forces the CUDA part off or on (default: on where nvcc >= 12.8 is),
 HICACHE_CUDA_ARCHS="90" builds for fewer architectures, HICACHE_CUDART=shared links cudart shared
-(test builds), HICACHE_SANITIZE=address,undefined|thread, MAX_JOBS limits the parallel compiles.
+(test builds), MAX_JOBS limits the parallel compiles.
 """
 
 import os
@@ -15,6 +15,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
 MIN_NVCC = (12, 8)  # the first release that knows sm_100 and sm_120
+BINDINGS_PER_UNIT = 6
 
 
 def find_cuda_home() -> Path:
@@ -54,7 +55,24 @@ def select_cuda() -> Path | None:
     return None
 
 
-def make_extension(cuda_home: Path | None, sanitize: str) -> Extension:
+def unite_bindings(sources: list[str], folder: Path) -> list[str]:
+    """The sources, those of csrc/bindings through a few units in the folder that include them.
+
+    Reading pybind11's headers costs a compiler more than all that a binding says itself.
+    """
+    bindings = [path for path in sources if "/bindings/" in path]
+    num_units = -(-len(bindings) // BINDINGS_PER_UNIT)
+    units = [os.path.relpath(folder / f"bindings_{i}.cpp", ROOT) for i in range(num_units)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, unit in enumerate(units):
+        paths = [os.path.relpath(ROOT / path, folder) for path in bindings[i::num_units]]
+        text = "".join(f'#include "{path}"\n' for path in paths)
+        if not (ROOT / unit).exists() or (ROOT / unit).read_text() != text:  # ninja goes by time
+            (ROOT / unit).write_text(text)
+    return [*units, *(path for path in sources if path not in bindings)]
+
+
+def make_extension(cuda_home: Path | None) -> Extension:
     """A plain Extension, not a CUDAExtension: nothing of torch is included or linked."""
     import pybind11
 
@@ -65,8 +83,6 @@ def make_extension(cuda_home: Path | None, sanitize: str) -> Extension:
     ext.include_dirs += [str(path.parent) for path in wheel if not cuda_home]  # or the toolkit's
     ext.libraries = ["rt", "dl", "pthread"]
     host = ["-O3", "-g0", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
-    ext.extra_link_args = [f"-fsanitize={sanitize}"] if sanitize else []
-    host += [*ext.extra_link_args, "-fno-omit-frame-pointer", "-g", "-O1"] if sanitize else []
     if cuda_home:
         shared = os.environ.get("HICACHE_CUDART") == "shared"
         ext.define_macros = [("HICACHE_WITH_CUDA", None)]
@@ -78,7 +94,7 @@ def make_extension(cuda_home: Path | None, sanitize: str) -> Extension:
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
     codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX: later GPUs
     nvcc = ["-O3", "-std=c++20", "--threads=2", "-Werror=all-warnings", *codes]
-    nvcc += [f"-Xcompiler={flag}" for flag in host if "," not in flag]
+    nvcc += [f"-Xcompiler={flag}" for flag in host]
     ext.extra_compile_args = {"cxx": [*host, "-std=c++20"], "nvcc": nvcc}
     return ext
 
@@ -88,7 +104,7 @@ def main() -> None:
         from torch.utils import cpp_extension
     except ImportError:
         raise SystemExit("install torch first, then pip install --no-build-isolation .") from None
-    cuda_home, sanitize = select_cuda(), os.environ.get("HICACHE_SANITIZE", "")
+    cuda_home = select_cuda()
     if cuda_home:
         # A CPU-only torch knows no CUDA_HOME and lets no .cu follow its headers, and a CUDA torch
         # refuses an nvcc of another major release. Neither matters to a module without torch in it.
@@ -99,11 +115,16 @@ def main() -> None:
     class Build(cpp_extension.BuildExtension):
         def finalize_options(self) -> None:
             super().finalize_options()
-            kind = "-".join(["cuda" if cuda_home else "cpu", *re.findall(r"\w+", sanitize)])
-            self.build_temp = str(ROOT / "build" / kind)  # one for pip and build_ext alike
+            # One folder for pip and build_ext alike.
+            self.build_temp = str(ROOT / "build" / ("cuda" if cuda_home else "cpu"))
             self.force = True  # ninja judges what is stale, not the age of the module
 
-    setup(ext_modules=[make_extension(cuda_home, sanitize)], cmdclass={"build_ext": Build})
+        def build_extensions(self) -> None:
+            for ext in self.extensions:
+                ext.sources = unite_bindings(ext.sources, Path(self.build_temp))
+            super().build_extensions()
+
+    setup(ext_modules=[make_extension(cuda_home)], cmdclass={"build_ext": Build})
 
 
 if __name__ == "__main__":

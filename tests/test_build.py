@@ -1,5 +1,8 @@
 """setup.py, CMake and cpp_extension.load: what each finds, refuses and builds."""
 
+import math
+import os
+import re
 import stat
 import sys
 import textwrap
@@ -11,7 +14,7 @@ from build_tools import PYTHONS, ROOT, find_python, load_setup, need, read_sourc
 
 from hicache_ext import _C
 
-VARIABLES = ("CUDA_HOME", "CUDA_PATH", "HICACHE_CUDA", "HICACHE_CUDA_ARCHS", "HICACHE_SANITIZE")
+VARIABLES = ("CUDA_HOME", "CUDA_PATH", "HICACHE_CUDA", "HICACHE_CUDA_ARCHS", "HICACHE_CUDART")
 
 
 @pytest.fixture(autouse=True)
@@ -93,14 +96,14 @@ def test_cuda_can_be_switched_off(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_extension_of_the_cpu_part() -> None:
-    ext = load_setup().make_extension(None, "")
+    ext = load_setup().make_extension(None)
     assert ext.sources == read_sources("cpu")
     assert ext.define_macros == []
     assert not any("cuda" in str(part) for part in ext.libraries + ext.include_dirs)
 
 
 def test_extension_with_cuda(monkeypatch) -> None:
-    ext = load_setup().make_extension(Path("/opt/cuda"), "")
+    ext = load_setup().make_extension(Path("/opt/cuda"))
     assert sorted(ext.sources) == sorted(read_sources("cpu", "cuda"))
     assert ext.libraries[0] == "cudart_static"
     assert ("HICACHE_WITH_CUDA", None) in ext.define_macros
@@ -111,11 +114,31 @@ def test_extension_with_cuda(monkeypatch) -> None:
     assert "-Werror=all-warnings" in nvcc and "-Xcompiler=-Werror" in nvcc
     monkeypatch.setenv("HICACHE_CUDA_ARCHS", "90")
     monkeypatch.setenv("HICACHE_CUDART", "shared")
-    ext = load_setup().make_extension(Path("/opt/cuda"), "address,undefined")
+    ext = load_setup().make_extension(Path("/opt/cuda"))
     codes = [flag for flag in ext.extra_compile_args["nvcc"] if "gencode" in flag]
     assert [code.rpartition("=")[2] for code in codes] == ["sm_90", "compute_90"]
     assert ext.libraries[0] == "cudart"
-    assert "-fsanitize=address,undefined" in ext.extra_link_args
+
+
+def test_bindings_are_compiled_in_few_units(tmp_path: Path) -> None:
+    """Each of them once, and a unit that has not changed keeps its time, by which ninja goes."""
+    setup, listed = load_setup(), read_sources("cpu", "cuda")
+    bindings = [path for path in listed if "/bindings/" in path]
+    built = setup.unite_bindings(listed, tmp_path)
+    num_units = len(built) - (len(listed) - len(bindings))
+    units = [ROOT / path for path in built[:num_units]]
+    assert built[num_units:] == [path for path in listed if path not in bindings]
+    included = [
+        str((tmp_path / path).resolve().relative_to(ROOT))
+        for unit in units
+        for path in re.findall(r'#include "(.*)"', unit.read_text())
+    ]
+    assert sorted(included) == sorted(bindings)
+    assert num_units == math.ceil(len(bindings) / setup.BINDINGS_PER_UNIT)
+    os.utime(units[0], (1, 1))
+    units[-1].write_text("stale")
+    assert setup.unite_bindings(listed, tmp_path) == built
+    assert units[0].stat().st_mtime == 1 and "stale" not in units[-1].read_text()
 
 
 LOAD = """
@@ -167,12 +190,17 @@ def test_setup_builds_both_variants(tmp_path: Path, cuda: str) -> None:
     assert (".nv_fatbin" in run(need("readelf"), "-SW", module)) is (cuda == "1")
 
 
-def cmake(folder: Path, python: str, *targets: str) -> str:
+def cmake(folder: Path, python: str, *targets: str, **options: str) -> None:
     """Configure and build the CPU part, quickly (no optimisation), with this interpreter."""
-    command = [need("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", "-DHICACHE_CUDA=OFF"]
-    pybind = f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"
-    run(*command, f"-DPython_EXECUTABLE={python}", pybind, "-DCMAKE_BUILD_TYPE=None")
-    return run("cmake", "--build", folder, "--target", *targets)
+    options |= {
+        "HICACHE_CUDA": "OFF",
+        "CMAKE_BUILD_TYPE": "None",
+        "Python_EXECUTABLE": python,
+        "pybind11_DIR": pybind11.get_cmake_dir(),
+    }
+    values = [f"-D{name}={value}" for name, value in options.items()]
+    run(need("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", *values)
+    run("cmake", "--build", folder, "--target", *targets)
 
 
 def cpp_tests() -> list[str]:
@@ -195,7 +223,7 @@ def test_module_builds_and_loads_in_every_python(version: str, tmp_path: Path) -
     python = find_python(version)
     if python is None:
         pytest.skip(f"no Python {version} here")
-    cmake(tmp_path, python, "_C")
+    cmake(tmp_path, python, "_C", CMAKE_UNITY_BUILD="ON")
     code = "import sys; sys.path[:0] = [sys.argv[1]]; import _C; print(_C.with_cuda)"
     assert run(python, "-c", code, tmp_path) == "False\n"
 

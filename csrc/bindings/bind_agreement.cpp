@@ -11,7 +11,7 @@
 
 namespace py = pybind11;
 
-namespace hicache::bindings {
+namespace hicache::bindings::agreement {
 namespace {
 
 using Lanes = py::array_t<int64_t, py::array::c_style>;
@@ -112,4 +112,4 @@ Registrar registrar([](py::module_& m) {
 });
 
 }  // namespace
-}  // namespace hicache::bindings
+}  // namespace hicache::bindings::agreement

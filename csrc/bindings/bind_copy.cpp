@@ -12,7 +12,7 @@
 
 namespace py = pybind11;
 
-namespace hicache::bindings {
+namespace hicache::bindings::copy {
 namespace {
 
 PageLayout make_layout(int64_t num_pages, int64_t page_size, int64_t num_layers, int64_t num_kv,
@@ -105,4 +105,4 @@ Registrar registrar([](py::module_& m) {
 });
 
 }  // namespace
-}  // namespace hicache::bindings
+}  // namespace hicache::bindings::copy

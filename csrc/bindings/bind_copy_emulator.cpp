@@ -10,7 +10,7 @@
 
 namespace py = pybind11;
 
-namespace hicache::bindings {
+namespace hicache::bindings::copy_emulator {
 namespace {
 
 EmulatedShape shape_of(const std::string& name) {
@@ -49,4 +49,4 @@ Registrar registrar([](py::module_& m) {
 });
 
 }  // namespace
-}  // namespace hicache::bindings
+}  // namespace hicache::bindings::copy_emulator

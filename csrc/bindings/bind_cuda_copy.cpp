@@ -7,7 +7,7 @@
 
 namespace py = pybind11;
 
-namespace hicache::bindings {
+namespace hicache::bindings::cuda_copy {
 namespace {
 
 // Page ids by address, since they may lie on the device.
@@ -65,4 +65,4 @@ Registrar registrar([](py::module_& m) {
 });
 
 }  // namespace
-}  // namespace hicache::bindings
+}  // namespace hicache::bindings::cuda_copy

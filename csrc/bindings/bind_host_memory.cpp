@@ -10,7 +10,7 @@
 
 namespace py = pybind11;
 
-namespace hicache::bindings {
+namespace hicache::bindings::host_memory {
 namespace {
 
 // Python sees the bytes through the buffer protocol. The exports are counted, which pybind11's own
@@ -117,4 +117,4 @@ void add(py::module_& m) {
 Registrar registrar(add);
 
 }  // namespace
-}  // namespace hicache::bindings
+}  // namespace hicache::bindings::host_memory

@@ -8,7 +8,7 @@
 
 namespace py = pybind11;
 
-namespace hicache::bindings {
+namespace hicache::bindings::keys {
 namespace {
 
 constexpr std::size_t kTokenBytes = 4;
@@ -83,4 +83,4 @@ Registrar registrar([](py::module_& m) {
 });
 
 }  // namespace
-}  // namespace hicache::bindings
+}  // namespace hicache::bindings::keys

@@ -7,7 +7,7 @@
 
 namespace py = pybind11;
 
-namespace hicache::bindings {
+namespace hicache::bindings::nccl {
 namespace {
 
 void all_reduce_min(const NcclLibrary& nccl, uintptr_t send, uintptr_t recv, size_t count,
@@ -27,4 +27,4 @@ Registrar registrar([](py::module_& m) {
 });
 
 }  // namespace
-}  // namespace hicache::bindings
+}  // namespace hicache::bindings::nccl

@@ -11,7 +11,7 @@
 
 namespace py = pybind11;
 
-namespace hicache::bindings {
+namespace hicache::bindings::nccl_group {
 namespace {
 
 using Lanes = py::array_t<int64_t, py::array::c_style>;
@@ -66,4 +66,4 @@ Registrar registrar([](py::module_& m) {
 });
 
 }  // namespace
-}  // namespace hicache::bindings
+}  // namespace hicache::bindings::nccl_group

@@ -8,7 +8,7 @@
 
 namespace py = pybind11;
 
-namespace hicache::bindings {
+namespace hicache::bindings::profile {
 namespace {
 
 // The GIL stays: a call takes far less time than letting go of it.
@@ -32,4 +32,4 @@ Registrar registrar([](py::module_& m) {
 });
 
 }  // namespace
-}  // namespace hicache::bindings
+}  // namespace hicache::bindings::profile

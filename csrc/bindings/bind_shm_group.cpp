@@ -12,7 +12,7 @@
 
 namespace py = pybind11;
 
-namespace hicache::bindings {
+namespace hicache::bindings::shm_group {
 namespace {
 
 using Lanes = py::array_t<int64_t, py::array::c_style>;
@@ -51,4 +51,4 @@ Registrar registrar([](py::module_& m) {
 });
 
 }  // namespace
-}  // namespace hicache::bindings
+}  // namespace hicache::bindings::shm_group
