@@ -69,7 +69,7 @@ def names(fake: FakeCuda) -> list[str]:
 @pytest.mark.parametrize("num_bytes", [1, 4095, 4096, 4097, 2 * MIB - 1, 2 * MIB, 5 * MIB + 3])
 @pytest.mark.parametrize("num_threads", [0, 1, 3])
 def test_mapping_is_aligned_zero_and_writable_to_its_end(num_bytes, num_threads) -> None:
-    memory = _C.HostMemory(num_bytes, num_threads)
+    memory = _C.HostMemory(num_bytes, num_threads=num_threads)
     assert memory.address % (2 * MIB if num_bytes >= 2 * MIB else 4096) == 0
     assert memory.num_bytes == num_bytes
     assert memory.mapped_bytes == -(-num_bytes // 4096) * 4096
@@ -88,7 +88,7 @@ def test_everything_is_touched_before_the_constructor_returns() -> None:
             return next(int(line.split()[1]) for line in rollup if line.startswith("Anonymous:"))
 
     before = resident_kib()
-    memory = _C.HostMemory(96 * MIB, 2)
+    memory = _C.HostMemory(96 * MIB, num_threads=2)
     assert resident_kib() - before >= 90 * KIB
     memory.close()
     assert resident_kib() - before < 10 * KIB

@@ -196,6 +196,7 @@ def test_required_pinning_without_a_device() -> None:
 def test_a_pool_that_does_not_fit_is_refused_with_numbers(kind: str, monkeypatch) -> None:
     limits = [HostLimit("memory.max of a test", 4096, 4000)]
     monkeypatch.setattr("hicache_ext.host_limits.host_limits", lambda: limits)
+    monkeypatch.setattr("hicache_ext.host_placement.host_limits", lambda root: limits)
     spec = spec_of("page_unified")
     with pytest.raises(CapacityError, match=rf"'full'.*{spec.num_bytes}.*leaves 96 .*4096.*4000"):
         (HostPool if kind == "host" else DevicePool)(spec, name="full")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         make_plan,
         scatter_pages,
     )
+    from hicache_ext.host_buffer import HostBuffer
     from hicache_ext.match import Match
     from hicache_ext.pool import DevicePool, HostPool
     from hicache_ext.storage import LocalStore, MemoryStore
@@ -29,6 +30,7 @@ __all__ = [
     "CacheConfig",
     "DevicePool",
     "HiCache",
+    "HostBuffer",
     "HostPool",
     "LayoutSpec",
     "LocalGroup",
@@ -58,6 +60,7 @@ _HOMES = {
         "make_plan",
         "scatter_pages",
     ),
+    "host_buffer": ("HostBuffer",),
     "match": ("Match",),
     "pool": ("DevicePool", "HostPool"),
     "storage": ("LocalStore", "MemoryStore"),

@@ -2,8 +2,7 @@
 
 Asked before a large mapping is touched. Afterwards there is nothing to ask: the kernel answers an
 allocation beyond a cgroup's limit by killing the process, not by failing the call.
-RLIMIT_MEMLOCK is not among the limits that refuse: it is 8 MiB in most containers, and the CUDA
-driver pins memory without charging it.
+What special kinds of memory need besides is in host_placement.py.
 """
 
 import resource
@@ -33,7 +32,7 @@ class HostLimit:
 
 def host_limits(root: Path = Path("/")) -> list[HostLimit]:
     """Every limit that binds this process, in bytes; `root` holds proc/ and sys/ (a test's own)."""
-    return [*_meminfo_limits(root), *_cgroup_limits(root), *_rlimits(root)]
+    return [*_meminfo_limits(root), *cgroup_limits(root), *_rlimits(root)]
 
 
 def check_host_memory(num_bytes: int, what: str, limits: list[HostLimit] | None = None) -> None:
@@ -51,80 +50,88 @@ def check_host_memory(num_bytes: int, what: str, limits: list[HostLimit] | None 
 
 def _meminfo_limits(root: Path) -> Iterator[HostLimit]:
     path = root / "proc/meminfo"
-    fields = _fields(path)
-    if "MemAvailable" in fields and "MemTotal" in fields:
-        total, available = fields["MemTotal"] * 1024, fields["MemAvailable"] * 1024
+    memory = fields(path)
+    if "MemAvailable" in memory and "MemTotal" in memory:
+        total, available = memory["MemTotal"] * 1024, memory["MemAvailable"] * 1024
         yield HostLimit(f"MemAvailable of {path}", total, total - available)
-    if _number(root / "proc/sys/vm/overcommit_memory") == NO_OVERCOMMIT and "CommitLimit" in fields:
-        limit, used = fields["CommitLimit"] * 1024, fields["Committed_AS"] * 1024
+    if number(root / "proc/sys/vm/overcommit_memory") == NO_OVERCOMMIT and "CommitLimit" in memory:
+        limit, used = memory["CommitLimit"] * 1024, memory["Committed_AS"] * 1024
         yield HostLimit(f"CommitLimit of {path} (overcommit_memory=2)", limit, used)
 
 
 @dataclass(frozen=True)
-class _CgroupFiles:
-    """Where one cgroup version keeps its numbers."""
+class CgroupFiles:
+    """Where one cgroup version keeps one kind of numbers."""
 
+    controller: str  # as /proc/self/cgroup names it; "" in version 2
     mounts: tuple[str, ...]
     limit: str
     used: str
-    cold_cache: str  # the field of memory.stat that is dropped before anybody is killed
+    cold_cache: str = ""  # the field of memory.stat that is dropped before anybody is killed
 
 
-_CGROUP_V1 = _CgroupFiles(
-    ("sys/fs/cgroup/memory",),
-    "memory.limit_in_bytes",
-    "memory.usage_in_bytes",
-    "total_inactive_file",
+_MEMORY = (
+    CgroupFiles(
+        "memory",
+        ("sys/fs/cgroup/memory",),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+    CgroupFiles(
+        "",
+        ("sys/fs/cgroup", "sys/fs/cgroup/unified"),
+        "memory.max",
+        "memory.current",
+        "inactive_file",
+    ),
 )
-_CGROUP_V2 = _CgroupFiles(
-    ("sys/fs/cgroup", "sys/fs/cgroup/unified"), "memory.max", "memory.current", "inactive_file"
-)
 
 
-def _cgroup_limits(root: Path) -> Iterator[HostLimit]:
-    """The limits of this process' memory cgroup and of all its ancestors that can be seen."""
+def cgroup_limits(root: Path, kinds: tuple[CgroupFiles, ...] = _MEMORY) -> Iterator[HostLimit]:
+    """The limits of this process' cgroups and of all their ancestors that can be seen."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            files = _CGROUP_V2
-        elif "memory" in controllers.split(","):
-            files = _CGROUP_V1
-        else:
-            continue
-        for mount in files.mounts:
-            yield from _group_limits(root / mount, group, files)
+        for files in kinds:
+            if files.controller in controllers.split(","):
+                for mount in files.mounts:
+                    yield from _group_limits(root / mount, group, files)
 
 
-def _group_limits(mount: Path, group: str, files: _CgroupFiles) -> Iterator[HostLimit]:
+def _group_limits(mount: Path, group: str, files: CgroupFiles) -> Iterator[HostLimit]:
     # Inside a container the group's own path may be hidden, its files being mounted at the top:
     # whatever exists from the mount point down to the group is read.
     folder = mount
     for part in ("", *Path(group.lstrip("/")).parts):
         folder = folder / part
-        limit, used = _number(folder / files.limit), _number(folder / files.used)
+        limit, used = number(folder / files.limit), number(folder / files.used)
         if limit is None or used is None or limit >= UNLIMITED_BYTES:
             continue
-        cold = _fields(folder / "memory.stat").get(files.cold_cache, 0)
+        cold = fields(folder / "memory.stat").get(files.cold_cache, 0)
         yield HostLimit(str(folder / files.limit), limit, max(0, used - cold))
 
 
 def _rlimits(root: Path) -> Iterator[HostLimit]:
-    # RLIMIT_DATA counts private writable mappings, which is what ours is; VmData is their sum.
-    fields = _fields(root / "proc/self/status")
+    # RLIMIT_DATA counts private writable mappings; VmData is their sum.
     for kind, name, used in (
         (resource.RLIMIT_AS, "RLIMIT_AS", "VmSize"),
         (resource.RLIMIT_DATA, "RLIMIT_DATA", "VmData"),
     ):
-        limit = resource.getrlimit(kind)[0]
-        if limit != resource.RLIM_INFINITY:
-            yield HostLimit(name, limit, fields.get(used, 0) * 1024)
+        yield from rlimit(kind, name, used, root)
 
 
-def _number(path: Path) -> int | None:
+def rlimit(kind: int, name: str, used: str, root: Path) -> Iterator[HostLimit]:
+    """One RLIMIT unless it is unlimited; `used` is a field of /proc/self/status, or none."""
+    limit = resource.getrlimit(kind)[0]
+    if limit != resource.RLIM_INFINITY:
+        yield HostLimit(name, limit, fields(root / "proc/self/status").get(used, 0) * 1024)
+
+
+def number(path: Path) -> int | None:
     """The number in a file; None if there is no such file or it says "max"."""
     try:
         return int(path.read_text())
@@ -132,7 +139,7 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def _fields(path: Path) -> dict[str, int]:
+def fields(path: Path) -> dict[str, int]:
     """The "name value" and "name: value kB" lines of a file, as they are; empty if unreadable."""
     try:
         lines = path.read_text().splitlines()

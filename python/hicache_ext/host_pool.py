@@ -1,89 +1,96 @@
-"""The pool of tier L2: host memory that is pinned where there is a GPU."""
+"""The pool of tier L2: a host buffer, pinned where there is a GPU."""
 
 from __future__ import annotations
 
-from enum import Enum
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from . import _C
-from .errors import CudaError, LifetimeError
-from .host_limits import check_host_memory
+from .errors import CapacityError, LayoutError, LifetimeError
+from .host_buffer import HostBuffer, slot_stride
 from .layout import LayoutSpec, PagedBuffer
 from .page_pool import PagePool
 from .tier import Tier
 
 
-class PinMode(Enum):
-    """Whether a HostPool registers its memory with CUDA."""
-
-    AUTO = "auto"  # where there is a CUDA device
-    NEVER = "never"
-    REQUIRED = "required"  # CudaError where there is none
-
-
 class HostPool(PagePool):
-    """Tier L2: anonymous host memory, pinned when there is a GPU. See host_memory.h for how.
+    """Tier L2 in a HostBuffer, which the pool owns.
 
     close() refuses (LifetimeError that counts them; nothing is changed) while views live: page
     views, arrays over `buffer.array`, and `buffer` itself where somebody kept it. Refusing beats
-    unmapping late: hundreds of gigabytes that a forgotten view holds are told, not lost. A pool
-    that is dropped without close() is unmapped when its last view goes.
+    unmapping late: hundreds of gigabytes that a forgotten view holds are told, not lost.
     """
 
     def __init__(
-        self,
-        spec: LayoutSpec,
-        *,
-        name: str,
-        pin: PinMode = PinMode.AUTO,
-        pin_api: _C.PinApi | None = None,
-        num_threads: int = 0,
+        self, spec: LayoutSpec, *, name: str, memory: HostBuffer | None = None, **options: Any
     ) -> None:
-        """num_threads: of the first touch; 0 = the CPUs, at most 16. pin_api: instead of CUDA's
-        registration functions, by default those of cudart on the caller's current device.
+        """memory: a buffer at least host_bytes(spec) long, for instance one of another process; it
+        is the pool's from now on. Without it the pool makes its own with `options`, which are those
+        of HostBuffer (sharing, huge_pages, numa_node, num_threads, pin, pin_api).
 
-        CapacityError, with the numbers, if a cgroup, the machine or an RLIMIT has no room;
-        CudaError if pinning fails (PinMode.NEVER does without) or is REQUIRED without a device.
+        Raises what HostBuffer does, CapacityError for memory that is too small, LayoutError for
+        memory and options.
         """
-        api = None if pin is PinMode.NEVER else pin_api or _C.cuda_pin_api()
-        if pin is PinMode.REQUIRED and api is None:
-            raise CudaError(f"pool {name!r}: {_why_not_pinned(pin)}")
-        # Before the ledger, which of a pool that cannot be had may itself be too large.
-        check_host_memory(spec.num_bytes, f"pool {name!r}")
+        num_bytes = host_bytes(spec)
+        if memory is None:
+            # Before the ledger, which of a pool that cannot be had may itself be too large.
+            # stride_page: what a page has in one piece, which must not lie in two registrations.
+            options = {"object_bytes": spec.stride_page, **options}
+            memory = HostBuffer(num_bytes, name=f"pool {name!r}", **options)
+        elif options:
+            raise LayoutError(f"pool {name!r}: {sorted(options)} are of memory that it would make")
+        if memory.num_bytes < num_bytes:
+            raise CapacityError(
+                f"pool {name!r} needs {num_bytes} bytes, its memory {memory.name!r} has "
+                f"{memory.num_bytes}"
+            )
         super().__init__(spec, name=name, tier=Tier.HOST)
-        self._memory = _C.HostMemory(spec.num_bytes, num_threads)
-        self.pinning = _why_not_pinned(pin)
-        if api is not None:
-            # stride_page: what a page has in one piece. A batched copy must not span two regions.
-            self._memory.pin(api, spec.stride_page)
-            self.pinning = f"pinned in {len(self._memory.regions)} regions"
+        self.memory = memory
         self._buffer = self._paged_buffer()
 
     @property
     def is_pinned(self) -> bool:
         """Whether the GPU reaches the memory by DMA; `pinning` says in words why or why not."""
-        return self._memory.is_pinned
+        return self.memory.is_pinned
+
+    @property
+    def pinning(self) -> str:
+        """HostBuffer.pinning."""
+        return self.memory.pinning
 
     @property
     def regions(self) -> list[tuple[int, int]]:
         """(address, bytes) of each registration, ascending; empty if not pinned."""
-        return self._memory.regions
+        return self.memory.regions
+
+    def slot_view(self, page_id: int) -> memoryview:
+        """A page and the padding behind it: address and length are multiples of 4 KiB, so that
+        O_DIRECT can read and write it in place.
+
+        LayoutError if the pages are not contiguous or not 4 KiB apart (see aligned_slots); other
+        errors are those of page_view.
+        """
+        stride = self.spec.stride_page
+        if self.spec.is_page_contiguous and stride != slot_stride(stride):
+            raise LayoutError(f"pool {self.name!r}: stride_page={stride} is no multiple of 4096")
+        start = page_id * stride
+        self.page_view(page_id).release()  # its checks
+        return self._memory_view()[start : start + stride]
 
     def _paged_buffer(self) -> PagedBuffer:
-        return PagedBuffer(np.frombuffer(memoryview(self._memory), dtype=np.uint8), self.spec)
+        return PagedBuffer(self.memory.array[: self.spec.num_bytes], self.spec)
 
     def _close(self) -> None:
         self._buffer = None  # its array is a view too
         try:
-            self._memory.close()
+            self.memory.close()
         except LifetimeError as error:
             self._buffer = self._paged_buffer()
             raise LifetimeError(f"pool {self.name!r}: {error}") from None
 
     def _memory_view(self) -> memoryview:
-        return memoryview(self._memory)
+        return self.memory.view()
 
     def _strided_pages(self) -> Any:
         array = self.buffer.array
@@ -91,9 +98,17 @@ class HostPool(PagePool):
         return np.lib.stride_tricks.as_strided(array, *self._axes())
 
 
-def _why_not_pinned(pin: PinMode) -> str:
-    if pin is PinMode.NEVER:
-        return "not pinned: PinMode.NEVER"
-    if not _C.with_cuda:
-        return "not pinned: this build has no CUDA"
-    return "not pinned: no CUDA driver or device"
+def aligned_slots(spec: LayoutSpec) -> LayoutSpec:
+    """`spec` with its pages a multiple of 4 KiB apart, for storage that reads with O_DIRECT.
+
+    The bytes between a page and the next are nobody's. LayoutError if pages are not contiguous.
+    """
+    if not spec.is_page_contiguous:
+        raise LayoutError(f"pages of a {spec.name} layout are not contiguous: no slots")
+    return replace(spec, stride_page=slot_stride(spec.page_bytes))
+
+
+def host_bytes(spec: LayoutSpec) -> int:
+    """Host memory of a pool: with the padding of the last page, where pages are contiguous."""
+    padded = spec.num_pages * spec.stride_page if spec.is_page_contiguous else 0
+    return max(spec.num_bytes, padded)

@@ -2,7 +2,20 @@
 
 from .allocator import PageAllocator, PageState
 from .device_pool import DevicePool
-from .host_pool import HostPool, PinMode
+from .host_buffer import HostBuffer, HugePages, PinMode, Sharing, slot_stride
+from .host_pool import HostPool, aligned_slots
 from .page_pool import PagePool
 
-__all__ = ["DevicePool", "HostPool", "PageAllocator", "PagePool", "PageState", "PinMode"]
+__all__ = [
+    "DevicePool",
+    "HostBuffer",
+    "HostPool",
+    "HugePages",
+    "PageAllocator",
+    "PagePool",
+    "PageState",
+    "PinMode",
+    "Sharing",
+    "aligned_slots",
+    "slot_stride",
+]

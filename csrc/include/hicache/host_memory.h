@@ -1,46 +1,57 @@
-// Host memory of a pool: an anonymous mapping that can be pinned for the GPU in several
-// registrations. Not thread-safe: one owner calls it; the bytes themselves may be used from any
+// Host memory of a pool: one mapping, private or shared with other processes, that can be pinned
+// for the GPU. Not thread-safe: one owner calls it; the bytes themselves may be used from any
 // thread.
 #pragma once
 
 #include <sys/types.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
+
+#include "hicache/pinning.h"
 
 namespace hicache {
 
 inline constexpr std::size_t kPageBytes = 4096;  // what O_DIRECT and mmap align to
 inline constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
-// Drivers refuse one registration of 512 GiB and more (they keep 16 bytes per 4 KiB in one kernel
-// allocation); 64 GiB stays far below that and keeps the number of registrations small.
-inline constexpr std::size_t kMaxChunkBytes = std::size_t{64} << 30;
 
-// The functions that pin memory, as a table: CUDA's own, or a recording one in the tests.
-// They return 0 for success, else a code that describe() turns into words.
-struct PinApi {
-  int (*pin)(void* address, std::size_t num_bytes) = nullptr;
-  int (*unpin)(void* address) = nullptr;
-  int (*clear_error)() =
-      nullptr;  // cudaGetLastError: a failed call must not surface in a later one
-  const char* (*describe)(int code) = nullptr;  // may be null
+// The distance of objects that O_DIRECT can read and write one by one.
+constexpr std::size_t slot_stride(std::size_t object_bytes) {
+  return (object_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+}
+
+enum class Sharing {
+  kPrivate,  // a forked child gets a copy on write; none at all once the memory is pinned
+  kShared,   // a memfd: children and processes that attach it see the same bytes
 };
 
-// Null when the module was built without CUDA, or there is no driver or no device.
-const PinApi* cuda_pin_api();
+enum class HugePages {
+  kNever,   // 4 KiB pages
+  kAdvise,  // transparent huge pages where the kernel has them; it may give small ones
+  k2MiB,    // from the machine's pool of reserved huge pages, or CapacityError
+  k1GiB,
+};
 
-// One registration; a batched copy must not span two of them.
-struct PinnedRegion {
-  std::byte* address;
-  std::size_t num_bytes;
+struct HostMemoryOptions {
+  Sharing sharing = Sharing::kPrivate;
+  HugePages huge_pages = HugePages::kAdvise;
+  int numa_node = -1;   // -1: wherever the threads that touch it first run
+  int num_threads = 0;  // of the first touch; 0: as many as there are CPUs, at most 16
+};
+
+struct MemoryFile {
+  int fd;  // of another HostMemory, through a fork, a socket or /proc
 };
 
 class HostMemory {
  public:
-  // Maps num_bytes > 0 (rounded up to 4 KiB), asks for huge pages, then touches everything with
-  // num_threads threads (0: as many as there are CPUs, at most 16). The bytes are zero.
-  // Throws CapacityError if the kernel does not give the memory.
-  HostMemory(std::size_t num_bytes, int num_threads);
+  // Maps num_bytes > 0, rounded up to whole pages, binds them to the NUMA node and touches all of
+  // them. The bytes are zero. Throws CapacityError if the kernel does not give the memory.
+  HostMemory(std::size_t num_bytes, const HostMemoryOptions& options);
+  // Maps what another HostMemory shares; the descriptor stays the caller's. LayoutError if it is no
+  // memory file of num_bytes rounded up, LifetimeError if its owner could shrink it under us.
+  HostMemory(MemoryFile file, std::size_t num_bytes);
   ~HostMemory();
   HostMemory(const HostMemory&) = delete;
   HostMemory& operator=(const HostMemory&) = delete;
@@ -48,36 +59,31 @@ class HostMemory {
   std::byte* data() const noexcept { return data_; }  // null after close()
   std::size_t size() const noexcept { return size_; }
   std::size_t mapped_bytes() const noexcept { return mapped_bytes_; }
-  bool is_pinned() const noexcept { return !regions_.empty(); }
-  const std::vector<PinnedRegion>& regions() const noexcept { return regions_; }
+  int fd() const noexcept { return fd_; }  // of the memory file; -1 if private or closed
+  bool is_pinned() const noexcept { return !pinning_.regions().empty(); }
+  const std::vector<PinnedRegion>& regions() const noexcept { return pinning_.regions(); }
 
-  // Pins everything in chunks of at most max_chunk_bytes that end on both object and 4 KiB
-  // boundaries. If a chunk fails, the chunks before it are unpinned again, the error is cleared
-  // and, up to num_halvings times, all is tried again in chunks of half the size; then CudaError.
-  // `api` must stay valid until unpin() or close().
+  // Pinning::pin of the whole mapping. Private memory is not inherited by children from then on.
   void pin(const PinApi& api, std::size_t object_bytes, std::size_t max_chunk_bytes,
            int num_halvings);
-  // Unpins exactly the regions that pin() registered; CudaError if one refuses (all are tried).
   void unpin();
+  // Keeps the pages in RAM without a GPU (mlock); CapacityError, which RLIMIT_MEMLOCK causes.
+  void lock();
   // unpin() and unmap; a second close does nothing. The memory is unmapped also if unpin() throws.
   void close();
 
  private:
-  int pin_chunks(std::size_t chunk_bytes);  // 0, or the code of the chunk that failed (rolled back)
-  int unpin_all() noexcept;                 // the first code that was not 0
+  void map(std::size_t page_bytes);  // 4 KiB, or the size of the reserved huge pages
+  void place(const HostMemoryOptions& options);
   void unmap() noexcept;
 
   std::byte* data_ = nullptr;
   std::size_t size_;
   std::size_t mapped_bytes_;
-  pid_t owner_;                        // a forked child inherits the object, not the registrations
-  bool hidden_from_children_ = false;  // MADV_DONTFORK: pinned memory only
-  PinApi api_{};
-  std::vector<PinnedRegion> regions_;
+  int fd_ = -1;
+  pid_t owner_;
+  bool hidden_from_children_ = false;  // MADV_DONTFORK
+  Pinning pinning_;
 };
-
-// The chunk size that pin() starts with: the largest multiple of lcm(object_bytes, 4 KiB) that is
-// at most max_chunk_bytes, but at least one such unit.
-std::size_t pin_chunk_bytes(std::size_t object_bytes, std::size_t max_chunk_bytes);
 
 }  // namespace hicache
