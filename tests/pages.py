@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hicache_ext import _C
 from hicache_ext.layout import LAYOUT_NAMES, KvMask, LayoutSpec, PagedBuffer
+from hicache_ext.plan import Plan
 
 GUARD_BYTES = 256
 GUARD, POISON = 0xA5, 0xEE
@@ -50,6 +52,15 @@ def guarded(spec: LayoutSpec, content: np.ndarray | int, misalign: int = 0) -> G
     inside = whole[begin : begin + spec.num_bytes]
     inside[:] = content
     return Guarded(spec, PagedBuffer(inside, spec), whole, begin)
+
+
+def native_set(
+    plan: Plan, src: Guarded, src_ids: np.ndarray, dst: Guarded, dst_ids: np.ndarray
+) -> _C.CopySet:
+    """One part for the native module alone, with no check of Python's."""
+    parts = _C.CopySet()
+    parts.add(plan.native, src.buffer.native, src_ids, dst.buffer.native, dst_ids)
+    return parts
 
 
 def random_bytes(rng: random.Random, num_bytes: int) -> np.ndarray:

@@ -6,7 +6,16 @@ import random
 
 import numpy as np
 import pytest
-from pages import POISON, guarded, oracle, random_bytes, random_ids, random_pair, random_window
+from pages import (
+    POISON,
+    guarded,
+    native_set,
+    oracle,
+    random_bytes,
+    random_ids,
+    random_pair,
+    random_window,
+)
 
 from hicache_ext import _C
 from hicache_ext.copy import copy_pages, gather_pages, make_plan, scatter_pages
@@ -64,16 +73,8 @@ def test_large_copies_stream(isa: str, head_bytes: int) -> None:
     ids = list(range(num_pages))
     rng.shuffle(ids)
     src_ids, dst_ids = np.array(ids), np.arange(num_pages)
-    _C.copy_on_cpu(
-        make_plan(src_spec, dst_spec).native,
-        src.buffer.address,
-        dst.buffer.address,
-        src_ids,
-        dst_ids,
-        reference=False,
-        num_threads=2,
-        isa=isa,
-    )
+    parts = native_set(make_plan(src_spec, dst_spec), src, src_ids, dst, dst_ids)
+    _C.copy_on_cpu(parts, reference=False, num_threads=2, isa=isa)
     as_pages = src.bytes.reshape(2, 2, num_pages, 4, 2, head_bytes)[:, :, ids]
     np.testing.assert_array_equal(
         dst.bytes.reshape(num_pages, 2, 2, 4, 2, head_bytes),

@@ -6,7 +6,16 @@ import random
 
 import numpy as np
 import pytest
-from pages import POISON, guarded, oracle, random_bytes, random_ids, random_pair, random_window
+from pages import (
+    POISON,
+    guarded,
+    native_set,
+    oracle,
+    random_bytes,
+    random_ids,
+    random_pair,
+    random_window,
+)
 
 from hicache_ext import _C
 from hicache_ext.layout import LayoutSpec
@@ -35,13 +44,12 @@ def test_each_byte_is_written_once(seed: int) -> None:
     expected = oracle(src, dst, src_ids, dst_ids, window)
     num_writes = np.zeros(dst_spec.num_bytes, np.uint8)
     dtype = rng.choice([np.int32, np.int64])
+    plan = make_plan(src_spec, dst_spec, **vars(window))
 
     seen = _C.emulate_copy(
-        make_plan(src_spec, dst_spec, **vars(window)).native,
+        native_set(plan, src, np.array(src_ids, dtype), dst, np.array(dst_ids, dtype)),
         src.bytes,
         dst.bytes,
-        np.array(src_ids, dtype),
-        np.array(dst_ids, dtype),
         num_blocks=rng.choice([1, 1, 2, 3]),
         shape=rng.choice(SHAPES),
         num_writes=num_writes,
@@ -53,7 +61,8 @@ def test_each_byte_is_written_once(seed: int) -> None:
     dst.check_guards()
     assert (seen.num_misaligned, seen.num_outside) == (0, 0)
     assert seen.first_bad == NO_BAD_PAGE
-    assert seen.num_copied == sum(s >= 0 and d >= 0 for s, d in zip(src_ids, dst_ids, strict=True))
+    num_copied = sum(s >= 0 and d >= 0 for s, d in zip(src_ids, dst_ids, strict=True))
+    assert seen.num_bytes == num_copied * plan.page_bytes
 
 
 def long_run_specs(num_pages: int = 3) -> tuple[LayoutSpec, LayoutSpec]:
@@ -72,11 +81,9 @@ def test_segments_of_long_runs(num_blocks: int, misalign: tuple[int, int]) -> No
     ids = [2, 0, 1]
     num_writes = np.zeros(dst_spec.num_bytes, np.uint8)
     seen = _C.emulate_copy(
-        make_plan(src_spec, dst_spec).native,
+        native_set(make_plan(src_spec, dst_spec), src, np.array(ids), dst, np.arange(3)),
         src.bytes,
         dst.bytes,
-        np.array(ids),
-        np.arange(3),
         num_blocks=num_blocks,
         shape="by_run",
         num_writes=num_writes,
@@ -93,11 +100,9 @@ def test_loads_are_in_flight_before_the_first_store() -> None:
         src, dst = guarded(src_spec, 1), guarded(dst_spec, 2)
         ids = np.arange(3)
         seen = _C.emulate_copy(
-            make_plan(src_spec, dst_spec).native,
+            native_set(make_plan(src_spec, dst_spec), src, ids, dst, ids),
             src.bytes,
             dst.bytes,
-            ids,
-            ids,
             num_blocks=1,
             shape=shape,
             num_writes=np.zeros(dst_spec.num_bytes, np.uint8),
@@ -117,18 +122,18 @@ def test_the_guard_names_the_first_bad_id_and_skips_it(num_blocks: int) -> None:
     for src_ids, dst_ids, (position, side, value), good in cases:
         src, dst = guarded(src_spec, 1), guarded(dst_spec, POISON)
         seen = _C.emulate_copy(
-            make_plan(src_spec, dst_spec).native,
+            native_set(
+                make_plan(src_spec, dst_spec), src, np.array(src_ids), dst, np.array(dst_ids)
+            ),
             src.bytes,
             dst.bytes,
-            np.array(src_ids),
-            np.array(dst_ids),
             num_blocks=num_blocks,
             shape="by_run",
             num_writes=np.zeros(dst_spec.num_bytes, np.uint8),
         )
         word = seen.first_bad
         assert (word >> 33, word >> 32 & 1, word & 0xFFFFFFFF) == (position, side, value)
-        assert seen.num_copied == len(good) and seen.num_outside == 0
+        assert seen.num_bytes == len(good) * dst_spec.page_bytes and seen.num_outside == 0
         pages = dst.bytes.reshape(3, -1)
         for page in range(3):
             assert (pages[page] == (1 if page in good else POISON)).all()
@@ -140,11 +145,9 @@ def test_the_proof_can_fail() -> None:
     src, dst = guarded(src_spec, 1), guarded(dst_spec, POISON)
     num_writes = np.zeros(dst_spec.num_bytes, np.uint8)
     _C.emulate_copy(
-        make_plan(src_spec, dst_spec).native,
+        native_set(make_plan(src_spec, dst_spec), src, np.array([0, 0]), dst, np.array([1, 1])),
         src.bytes,
         dst.bytes,
-        np.array([0, 0]),
-        np.array([1, 1]),
         num_blocks=2,
         shape="by_run",
         num_writes=num_writes,

@@ -15,6 +15,8 @@ SOURCES = (
     "csrc/cuda/copy.cu",
     "csrc/cuda/copy_ticket.cpp",
     "csrc/cpu/planner.cpp",
+    "csrc/cpu/copy_pass.cpp",
+    "csrc/cpu/copy_check.cpp",
     "csrc/cpu/copy.cpp",
     "csrc/cpu/wide_copy.cpp",
     "csrc/cpu/thread_pool.cpp",

@@ -10,6 +10,8 @@ from build_tools import need, run
 SOURCES = (
     "tests/cpp/test_copy.cpp",
     "csrc/cpu/planner.cpp",
+    "csrc/cpu/copy_pass.cpp",
+    "csrc/cpu/copy_check.cpp",
     "csrc/cpu/copy.cpp",
     "csrc/cpu/copy_emulator.cpp",
     "csrc/cpu/wide_copy.cpp",

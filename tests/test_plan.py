@@ -61,7 +61,7 @@ def test_the_chosen_side_ascends() -> None:
     src, dst = spec("layer_first"), spec("page_unified")
     for side, index in ((Side.SOURCE, 0), (Side.DESTINATION, 1)):
         plan = make_plan(src, dst, ascending=side)
-        places = [plan.native.locate(3, 4, run)[index] for run in range(plan.runs_per_page)]
+        places = [plan.native.locate(3, 4, run)[index][1] for run in range(plan.runs_per_page)]
         assert places == sorted(places)
 
 
@@ -102,7 +102,7 @@ def test_locate_agrees_with_the_layouts(seed: int) -> None:
 
     from_src, from_dst = coordinates(src, src_page), coordinates(dst, dst_page)
     for run in range(plan.runs_per_page):
-        src_at, dst_at = plan.native.locate(src_page, dst_page, run)
+        (_, src_at), (_, dst_at) = plan.native.locate(src_page, dst_page, run)
         for step in range(0, plan.run_bytes, src.head_bytes):
             assert from_src.pop(src_at + step) == from_dst.pop(dst_at + step)
     assert not from_src and not from_dst
@@ -114,7 +114,7 @@ def test_addresses_are_64_bit() -> None:
     dst = LayoutSpec.make("page_unified", num_pages=1 << 20, **sizes)
     plan = make_plan(src, dst)
     last = (1 << 20) - 1
-    src_at, dst_at = plan.native.locate(last, last, plan.runs_per_page - 1)
+    (_, src_at), (_, dst_at) = plan.native.locate(last, last, plan.runs_per_page - 1)
     assert src_at == src.num_bytes - plan.run_bytes
     assert dst_at == dst.num_bytes - plan.run_bytes
     assert dst_at > 1 << 43

@@ -20,6 +20,7 @@ from hicache_ext.copy import copy_pages
 from hicache_ext.device_model import Direction
 from hicache_ext.layout import LayoutSpec, PagedBuffer
 from hicache_ext.plan import make_plan
+from hicache_ext.plan_set import CopyPart, PlanSet
 from hicache_ext.profile import NO_RANGES, copy_ranges
 
 SHAPE = dict(num_pages=4, page_size=2, num_layers=2, num_heads=2, head_bytes=16)
@@ -32,7 +33,7 @@ from hicache_ext.copy import copy_pages
 from hicache_ext.device_model import Direction
 from hicache_ext.errors import CudaError
 from hicache_ext.layout import LayoutSpec, PagedBuffer
-from hicache_ext.plan import make_plan
+from hicache_ext.plan_set import CopyPart, PlanSet
 from hicache_ext.profile import copy_ranges
 from hicache_ext.ticket import Ticket
 
@@ -52,7 +53,8 @@ class Running:
 
 def start(executor="sm_reg", direction=Direction.HOST_TO_DEVICE, num_pages=1):
     running = Running()
-    with copy_ranges(executor, direction, make_plan(src.spec, dst.spec), num_pages) as ranges:
+    parts = PlanSet([CopyPart(src, range(num_pages), dst, range(num_pages))])
+    with copy_ranges(executor, direction, parts) as ranges:
         pass
     return running, Ticket(0, (), running, ranges)
 """
@@ -220,17 +222,19 @@ def test_without_a_tool_it_costs_next_to_nothing() -> None:
     plan = make_plan(src, dst)
     ids = np.array([1])
 
+    parts = PlanSet([CopyPart(buffers[0], ids, buffers[1], ids, plan)])
+
     def copy() -> None:
         for _ in range(200):
             copy_pages(buffers[0], ids, buffers[1], ids, plan=plan, executor="cpu_ref")
 
     def show() -> None:
         for _ in range(200):
-            with copy_ranges("cpu_ref", Direction.HOST_TO_HOST, plan, 1) as ranges:
+            with copy_ranges("cpu_ref", Direction.HOST_TO_HOST, parts) as ranges:
                 pass
             ranges.close()
 
-    assert copy_ranges("cpu_ref", Direction.HOST_TO_HOST, plan, 1) is NO_RANGES
+    assert copy_ranges("cpu_ref", Direction.HOST_TO_HOST, parts) is NO_RANGES
     samples = interleaved({"copy": timed(copy), "show": timed(show)})
     assert samples["show"].median < 0.2 * samples["copy"].median
 

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "copy_params.h"
+#include "copy_objects.h"
 #include "hicache/check.h"
 #include "hicache/copy_emulator.h"
 #include "registry.h"
@@ -22,16 +22,15 @@ EmulatedShape shape_of(const std::string& name) {
 
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
 
-Emulation emulate(const Plan& plan, const Bytes& src, Bytes& dst, const py::array& src_ids,
-                  const py::array& dst_ids, uint32_t num_blocks, const std::string& shape,
-                  Bytes& num_writes) {
+Emulation emulate(const CopySetObject& set, const Bytes& src, Bytes& dst, uint32_t num_blocks,
+                  const std::string& shape, Bytes& num_writes, int64_t max_units) {
   HICACHE_CHECK(kLayout, num_writes.size() == dst.size(), "num_writes has ", num_writes.size(),
                 " bytes, the destination ", dst.size());
   HICACHE_CHECK(kLayout, num_blocks >= 1 && num_blocks <= 65535, "num_blocks=", num_blocks);
-  const CopyParams params =
-      host_params(plan, reinterpret_cast<uintptr_t>(src.data()),
-                  reinterpret_cast<uintptr_t>(dst.mutable_data()), src_ids, dst_ids);
-  return emulate_copy(params, src.size(), dst.size(), num_blocks, shape_of(shape),
+  HICACHE_CHECK(kLayout, max_units >= 1 && max_units < kMaxUnits, "max_units=", max_units);
+  const Arena from{reinterpret_cast<const std::byte*>(src.data()), src.size()};
+  const Arena to{reinterpret_cast<const std::byte*>(dst.data()), dst.size()};
+  return emulate_copy(set.on_host(), from, to, num_blocks, shape_of(shape), max_units,
                       num_writes.mutable_data());
 }
 
@@ -42,10 +41,11 @@ Registrar registrar([](py::module_& m) {
       .def_readonly("num_outside", &Emulation::num_outside)
       .def_readonly("max_in_flight", &Emulation::max_in_flight)
       .def_readonly("first_bad", &Emulation::first_bad)
-      .def_readonly("num_copied", &Emulation::num_copied);
-  m.def("emulate_copy", &emulate, py::arg("plan"), py::arg("src").noconvert(),
-        py::arg("dst").noconvert(), py::arg("src_ids"), py::arg("dst_ids"), py::kw_only(),
-        py::arg("num_blocks"), py::arg("shape"), py::arg("num_writes").noconvert());
+      .def_readonly("num_passes", &Emulation::num_passes)
+      .def_readonly("num_bytes", &Emulation::num_bytes);
+  m.def("emulate_copy", &emulate, py::arg("set"), py::arg("src").noconvert(),
+        py::arg("dst").noconvert(), py::kw_only(), py::arg("num_blocks"), py::arg("shape"),
+        py::arg("num_writes").noconvert(), py::arg("max_units") = kMaxUnits - 1);
 });
 
 }  // namespace

@@ -1,10 +1,12 @@
 // Copies of pages on the CPU: the reference, and threads with wide stores.
 #include "hicache/copy.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "hicache/check.h"
+#include "hicache/copy_pass.h"
 #include "hicache/thread_pool.h"
 #include "wide_copy.h"
 
@@ -17,12 +19,6 @@ constexpr int64_t kStreamingBytes = int64_t{8} << 20;
 constexpr uint32_t kLookahead = 8;
 constexpr int64_t kPrefetchBytes = 512;
 
-void check_side(const char* side, const PageIds& ids, int64_t position, int64_t num_pages) {
-  const int64_t id = ids.at(position);
-  HICACHE_CHECK(kPageIndex, id < num_pages, side, " page id out of range: position=", position,
-                " value=", id, " num_pages=", num_pages);
-}
-
 struct Move {
   const std::byte* src;
   std::byte* dst;
@@ -34,9 +30,8 @@ Move move_of(const CopyParams& params, const Tiling& tiling, uint32_t unit_idx) 
   const int64_t src_page = params.src_ids.at(unit.position);
   const int64_t dst_page = params.dst_ids.at(unit.position);
   if (src_page < 0 || dst_page < 0) return {nullptr, nullptr, 0};
-  int64_t src, dst;
-  locate(params.plan, src_page, dst_page, unit.run, src, dst);
-  return {params.src + src + unit.begin, params.dst + dst + unit.begin, unit.num_bytes};
+  const RunAddress at = locate_run(params, src_page, dst_page, unit.run);
+  return {at.src + unit.begin, at.dst + unit.begin, unit.num_bytes};
 }
 
 // The hardware follows a run once it runs; its first lines are ours to fetch.
@@ -59,64 +54,71 @@ void copy_units(const CopyParams& params, const Tiling& tiling, uint32_t begin, 
   }
 }
 
-CopyRunFn choose(const CopyParams& params, Isa isa) {
+// About kTaskBytes of one part.
+struct Task {
+  uint32_t part;
+  uint32_t begin, end;  // units of the part
+};
+
+std::vector<Task> tasks_of(const Pass& pass) {
+  std::vector<Task> tasks;
+  for (uint32_t part = 0; part < pass.set.num_parts; ++part) {
+    const auto units_per_task =
+        static_cast<uint32_t>(std::max<int64_t>(1, kTaskBytes / pass.tilings[part].segment_bytes));
+    const uint32_t num_units = pass.unit_ends[part] - pass.first_unit(part);
+    for (uint32_t begin = 0; begin < num_units; begin += units_per_task)
+      tasks.push_back({part, begin, std::min(begin + units_per_task, num_units)});
+  }
+  return tasks;
+}
+
+CopyRunFn choose(const CopySet& set, Isa isa) {
   HICACHE_CHECK(kLayout, has_isa(isa), "this machine has no isa=", static_cast<int>(isa));
-  const int64_t page_bytes = params.plan.run_bytes * params.plan.runs_per_page.divisor;
-  if (isa == Isa::kPortable || params.num_positions * page_bytes < kStreamingBytes)
-    return copy_run_portable;
+  int64_t num_bytes = 0;
+  for (uint32_t part = 0; part < set.num_parts; ++part)
+    num_bytes += set.parts[part].num_positions * page_bytes(set.parts[part].plan);
+  if (isa == Isa::kPortable || num_bytes < kStreamingBytes) return copy_run_portable;
   return has_isa(Isa::kAvx2) ? streaming_avx2() : copy_run_portable;
+}
+
+void copy_all_runs(const CopyParams& params) {
+  for (int64_t i = 0; i < params.num_positions; ++i) {
+    const int64_t src_page = params.src_ids.at(i), dst_page = params.dst_ids.at(i);
+    if (src_page < 0 || dst_page < 0) continue;
+    for (int64_t run = 0; run < params.plan.runs_per_page; ++run) {
+      const RunAddress at = locate_run(params, src_page, dst_page, static_cast<uint32_t>(run));
+      std::memcpy(at.dst, at.src, static_cast<size_t>(params.plan.run_bytes));
+    }
+  }
 }
 
 }  // namespace
 
-int64_t check_page_ids(const CopyParams& params) {
-  std::vector<bool> taken(static_cast<size_t>(params.plan.dst_num_pages));
-  int64_t num_copied = 0;
-  for (int64_t i = 0; i < params.num_positions; ++i) {
-    check_side("source", params.src_ids, i, params.plan.src_num_pages);
-    check_side("destination", params.dst_ids, i, params.plan.dst_num_pages);
-    const int64_t dst_page = params.dst_ids.at(i);
-    if (params.src_ids.at(i) < 0 || dst_page < 0) continue;
-    HICACHE_CHECK(kPageIndex, !taken[static_cast<size_t>(dst_page)],
-                  "destination page id twice: position=", i, " value=", dst_page);
-    taken[static_cast<size_t>(dst_page)] = true;
-    ++num_copied;
-  }
-  return num_copied;
-}
-
-void copy_cpu_ref(const CopyParams& params) {
-  for (int64_t i = 0; i < params.num_positions; ++i) {
-    const int64_t src_page = params.src_ids.at(i), dst_page = params.dst_ids.at(i);
-    if (src_page < 0 || dst_page < 0) continue;
-    for (uint32_t run = 0; run < params.plan.runs_per_page.divisor; ++run) {
-      int64_t src, dst;
-      locate(params.plan, src_page, dst_page, run, src, dst);
-      std::memcpy(params.dst + dst, params.src + src, static_cast<size_t>(params.plan.run_bytes));
+void copy_cpu_ref(const CopySet& set) {
+  for (uint32_t p = 0; p < set.num_parts; ++p) {
+    const CopyParams& part = set.parts[p];
+    const Slices slices(part.plan, kMaxUnits - 1);
+    CopyParams box = part;
+    for (int64_t slice = 0; slice < slices.size(); ++slice) {
+      box.plan = slices.at(slice);
+      copy_all_runs(box);
     }
   }
 }
 
 bool has_isa(Isa isa) { return isa != Isa::kAvx2 || streaming_avx2() != nullptr; }
 
-void copy_cpu(const CopyParams& params, int num_threads, Isa isa) {
-  const CopyRunFn copy_run = choose(params, isa);
-  const Tiling tiling = make_tiling(params.plan, kTaskBytes);
-  const int64_t units_per_page =
-      int64_t{params.plan.runs_per_page.divisor} * tiling.segments_per_run.divisor;
-  const int64_t units_per_task = std::max<int64_t>(1, kTaskBytes / tiling.segment_bytes);
-  CopyParams part = params;
-  for (int64_t done = 0; done < params.num_positions; done += part.num_positions) {
-    const int64_t most = max_positions(params.plan, tiling);
-    part = positions_of(params, done, std::min(params.num_positions - done, most));
-    const int64_t num_units = part.num_positions * units_per_page;
-    parallel_for((num_units + units_per_task - 1) / units_per_task, num_threads, [&](int64_t task) {
-      const int64_t begin = task * units_per_task;
-      const int64_t end = std::min(begin + units_per_task, num_units);
-      copy_units(part, tiling, static_cast<uint32_t>(begin), static_cast<uint32_t>(end), copy_run);
+void copy_cpu(const CopySet& set, int num_threads, Isa isa) {
+  const CopyRunFn copy_run = choose(set, isa);
+  for_each_pass(set, kTaskBytes, [&](const Pass& pass) {
+    const std::vector<Task> tasks = tasks_of(pass);
+    parallel_for(static_cast<int64_t>(tasks.size()), num_threads, [&](int64_t i) {
+      const Task& task = tasks[static_cast<size_t>(i)];
+      copy_units(pass.set.parts[task.part], pass.tilings[task.part], task.begin, task.end,
+                 copy_run);
       finish_streaming();
     });
-  }
+  });
 }
 
 }  // namespace hicache

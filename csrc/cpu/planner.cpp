@@ -1,5 +1,6 @@
 // From two layouts and a window to a Plan: drop, merge, order.
 #include <algorithm>
+#include <sstream>
 #include <vector>
 
 #include "hicache/check.h"
@@ -13,7 +14,31 @@ struct WideAxis {
   int64_t src_stride;
   int64_t dst_stride;
   uint32_t bits;
+  int32_t src_planes = 0;
+  int32_t dst_planes = 0;
+
+  bool continues(const WideAxis& inner) const {
+    return src_stride == inner.extent * inner.src_stride &&
+           dst_stride == inner.extent * inner.dst_stride &&
+           src_planes == inner.extent * inner.src_planes &&
+           dst_planes == inner.extent * inner.dst_planes;
+  }
 };
+
+// Layers and K/V are told apart by their plane where there is a table, else by a stride.
+struct PlaneSteps {
+  int64_t stride;
+  int32_t planes;
+};
+
+PlaneSteps layer_steps(const PageLayout& side) {
+  return side.planes == Planes::kTable ? PlaneSteps{0, static_cast<int32_t>(side.num_kv)}
+                                       : PlaneSteps{side.stride_layer, 0};
+}
+
+PlaneSteps kv_steps(const PageLayout& side) {
+  return side.planes == Planes::kTable ? PlaneSteps{0, 1} : PlaneSteps{side.stride_kv, 0};
+}
 
 void require_equal(const char* what, int64_t src, int64_t dst) {
   HICACHE_CHECK(kLayout, src == dst, "source and destination differ: src.", what, "=", src, " dst.",
@@ -65,9 +90,19 @@ void add_head_axes(const PageLayout& src, const PageLayout& dst, const PageWindo
   }
 }
 
+void add_plane_axis(int64_t begin, int64_t end, const PlaneSteps& src, const PlaneSteps& dst,
+                    uint32_t bit, std::vector<WideAxis>& axes, Plan& plan) {
+  plan.src_offset += begin * src.stride;
+  plan.dst_offset += begin * dst.stride;
+  plan.src_plane += static_cast<int32_t>(begin) * src.planes;
+  plan.dst_plane += static_cast<int32_t>(begin) * dst.planes;
+  axes.push_back({end - begin, src.stride, dst.stride, bit, src.planes, dst.planes});
+}
+
 void merge_into_run(std::vector<WideAxis>& axes, int64_t& run_bytes, uint32_t& run_bits) {
   for (size_t i = 0; i < axes.size();) {
-    if (axes[i].src_stride == run_bytes && axes[i].dst_stride == run_bytes) {
+    const bool in_planes = axes[i].src_planes == 0 && axes[i].dst_planes == 0;
+    if (in_planes && axes[i].src_stride == run_bytes && axes[i].dst_stride == run_bytes) {
       run_bytes *= axes[i].extent;
       run_bits |= axes[i].bits;
       axes.erase(axes.begin() + static_cast<std::ptrdiff_t>(i));
@@ -83,8 +118,7 @@ void merge_neighbours(std::vector<WideAxis>& axes) {
   for (size_t i = 0; i + 1 < axes.size();) {
     WideAxis& inner = axes[i];
     const WideAxis& outer = axes[i + 1];
-    if (outer.src_stride == inner.extent * inner.src_stride &&
-        outer.dst_stride == inner.extent * inner.dst_stride) {
+    if (outer.continues(inner)) {
       inner.extent *= outer.extent;
       inner.bits |= outer.bits;
       axes.erase(axes.begin() + static_cast<std::ptrdiff_t>(i) + 1);
@@ -100,6 +134,26 @@ uint32_t common_alignment(const Plan& plan) {
   for (uint32_t i = 0; i < plan.num_axes; ++i)
     all |= static_cast<uint64_t>(plan.axes[i].src_stride | plan.axes[i].dst_stride);
   return static_cast<uint32_t>(all & (~all + 1));
+}
+
+void require_few(const std::vector<WideAxis>& axes) {
+  std::ostringstream shown;
+  for (const WideAxis& axis : axes)
+    shown << " [" << axis.extent << " steps of " << axis.src_stride << " -> " << axis.dst_stride
+          << "]";
+  HICACHE_CHECK(kLayout, axes.size() <= kMaxAxes, axes.size(), " axes are left around the run of ",
+                "which a plan has at most ", kMaxAxes, ", innermost first:", shown.str());
+}
+
+// An axis too long for the magic has more steps than any run number below 2^31 reaches.
+void set_extent(Axis& axis, int64_t extent) {
+  axis.extent = extent;
+  axis.div = extent < kMaxUnits ? FastDiv::make(static_cast<uint32_t>(extent)) : FastDiv{};
+}
+
+void count_runs(Plan& plan) {
+  plan.runs_per_page = 1;
+  for (uint32_t i = 0; i < plan.num_axes; ++i) plan.runs_per_page *= plan.axes[i].extent;
 }
 
 void require_same_pages(const PageLayout& src, const PageLayout& dst, const PageWindow& window) {
@@ -124,25 +178,48 @@ FastDiv FastDiv::make(uint32_t divisor) {
   return {divisor, static_cast<uint32_t>(magic), 31 + log2};
 }
 
-Tiling make_tiling(const Plan& plan, int64_t max_segment_bytes) {
-  const int64_t segment_bytes = std::min(plan.run_bytes, max_segment_bytes);
-  const int64_t segments = (plan.run_bytes + segment_bytes - 1) / segment_bytes;
-  HICACHE_CHECK(kLayout, segments < kMaxUnits / plan.runs_per_page.divisor,
-                "a page is too large for one copy: run_bytes=", plan.run_bytes,
-                " runs_per_page=", plan.runs_per_page.divisor);
-  return {segment_bytes, FastDiv::make(static_cast<uint32_t>(segments))};
+Slices::Slices(const Plan& plan, int64_t max_runs) : plan_(plan) {
+  int64_t inside = 1;
+  while (cut_ < plan.num_axes && plan.axes[cut_].extent <= max_runs / inside)
+    inside *= plan.axes[cut_++].extent;
+  if (cut_ == plan.num_axes) return;
+  steps_ = max_runs / inside;
+  chunks_ = (plan.axes[cut_].extent + steps_ - 1) / steps_;
+  size_ = chunks_;
+  for (uint32_t i = cut_ + 1; i < plan.num_axes; ++i) size_ *= plan.axes[i].extent;
+}
+
+Plan Slices::at(int64_t slice) const {
+  if (size_ == 1) return plan_;
+  Plan box = plan_;
+  const auto begin_at = [&](const Axis& axis, int64_t coord) {
+    box.src_offset += coord * axis.src_stride;
+    box.dst_offset += coord * axis.dst_stride;
+    box.src_plane += static_cast<int32_t>(coord) * axis.src_planes;
+    box.dst_plane += static_cast<int32_t>(coord) * axis.dst_planes;
+  };
+  const int64_t first = slice % chunks_ * steps_;
+  begin_at(plan_.axes[cut_], first);
+  int64_t outer = slice / chunks_;
+  for (uint32_t i = cut_ + 1; i < plan_.num_axes; ++i) {
+    begin_at(plan_.axes[i], outer % plan_.axes[i].extent);
+    outer /= plan_.axes[i].extent;
+  }
+  box.num_axes = cut_ + 1;
+  set_extent(box.axes[cut_], std::min(steps_, plan_.axes[cut_].extent - first));
+  count_runs(box);
+  return box;
 }
 
 Plan make_plan(const PageLayout& src, const PageLayout& dst, const PageWindow& window,
                Ascending ascending) {
   require_same_pages(src, dst, window);
   Plan plan{};
-  plan.src_offset = window.layer_begin * src.stride_layer + window.kv_begin * src.stride_kv;
-  plan.dst_offset = window.layer_begin * dst.stride_layer + window.kv_begin * dst.stride_kv;
-  std::vector<WideAxis> axes = {
-      {window.layer_end - window.layer_begin, src.stride_layer, dst.stride_layer, kAxisLayer},
-      {window.kv_end - window.kv_begin, src.stride_kv, dst.stride_kv, kAxisKv},
-      {src.page_size, src.stride_token, dst.stride_token, kAxisToken}};
+  std::vector<WideAxis> axes;
+  add_plane_axis(window.layer_begin, window.layer_end, layer_steps(src), layer_steps(dst),
+                 kAxisLayer, axes, plan);
+  add_plane_axis(window.kv_begin, window.kv_end, kv_steps(src), kv_steps(dst), kAxisKv, axes, plan);
+  axes.push_back({src.page_size, src.stride_token, dst.stride_token, kAxisToken});
   add_head_axes(src, dst, window, axes, plan.src_offset, plan.dst_offset);
   std::erase_if(axes, [](const WideAxis& axis) { return axis.extent == 1; });
 
@@ -154,15 +231,14 @@ Plan make_plan(const PageLayout& src, const PageLayout& dst, const PageWindow& w
   });
   merge_neighbours(axes);
 
-  int64_t runs = 1;
+  require_few(axes);
   for (const WideAxis& axis : axes) {
-    HICACHE_CHECK(kLayout, axis.extent < kMaxUnits / runs, "more than 2^31 runs in a page");
-    runs *= axis.extent;
     plan.axis_bits[plan.num_axes] = axis.bits;
-    plan.axes[plan.num_axes++] = {FastDiv::make(static_cast<uint32_t>(axis.extent)),
-                                  axis.src_stride, axis.dst_stride};
+    Axis& out = plan.axes[plan.num_axes++];
+    out = {0, axis.src_stride, axis.dst_stride, axis.src_planes, axis.dst_planes, {}};
+    set_extent(out, axis.extent);
   }
-  plan.runs_per_page = FastDiv::make(static_cast<uint32_t>(runs));
+  count_runs(plan);
   plan.src_page_stride = src.stride_page;
   plan.dst_page_stride = dst.stride_page;
   plan.src_num_pages = src.num_pages;

@@ -25,7 +25,7 @@ struct DeviceMemory {
     else if constexpr (sizeof(Word) == 4)
       asm volatile("ld.global.L1::no_allocate.u32 %0, [%1];" : "=r"(word) : "l"(from) : "memory");
     else
-      word = *reinterpret_cast<const volatile Word*>(address);
+      word = *reinterpret_cast<const volatile Word*>(global(address));
 #else
     word = Word{};
 #endif
@@ -46,7 +46,7 @@ struct DeviceMemory {
     else if constexpr (sizeof(Word) == 4)
       asm volatile("st.global.L1::no_allocate.u32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
     else
-      *reinterpret_cast<volatile Word*>(address) = word;
+      *reinterpret_cast<volatile Word*>(global(address)) = word;
 #endif
   }
 
@@ -56,9 +56,9 @@ struct DeviceMemory {
 #endif
   }
 
-  HICACHE_HD void increment([[maybe_unused]] uint64_t* target) const {
+  HICACHE_HD void add([[maybe_unused]] uint64_t* target, [[maybe_unused]] uint64_t value) const {
 #ifdef __CUDA_ARCH__
-    atomicAdd(reinterpret_cast<unsigned long long*>(target), 1ull);
+    atomicAdd(reinterpret_cast<unsigned long long*>(target), value);
 #endif
   }
 };

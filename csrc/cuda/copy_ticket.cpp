@@ -89,12 +89,11 @@ size_t align16(size_t num_bytes) { return (num_bytes + 15) / 16 * 16; }
 
 class StreamTicket final : public CopyTicket {
  public:
-  StreamTicket(const CopyParams& params, const CudaCopyOptions& options)
-      : options_(options), plan_(params.plan) {
+  StreamTicket(const CopySet& set, const CudaCopyOptions& options) : options_(options), set_(set) {
     require_not_capturing();
     HICACHE_CUDA_CHECK(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming));
     try {
-      start(params);
+      start();
     } catch (...) {
       cudaStreamSynchronize(options_.stream);  // drain before anything goes back
       release();
@@ -123,15 +122,8 @@ class StreamTicket final : public CopyTicket {
     wait();
     CopyGuard guard;
     std::memcpy(&guard, pinned_, sizeof(guard));
-    if (guard.first_bad != kNoBadPage) {
-      const bool on_source = (guard.first_bad >> 32 & 1) == 0;
-      raise(ErrorKind::kPageIndex, on_source ? "source" : "destination",
-            " page id out of range: position=", guard.first_bad >> 33,
-            " value=", guard.first_bad & 0xffffffff,
-            " num_pages=", on_source ? plan_.src_num_pages : plan_.dst_num_pages,
-            " (found on the device; the page was skipped)");
-    }
-    return static_cast<int64_t>(guard.num_copied) * plan_.run_bytes * plan_.runs_per_page.divisor;
+    if (guard.first_bad != kNoBadPage) raise_bad_page(guard.first_bad);
+    return static_cast<int64_t>(guard.num_bytes);
   }
 
  private:
@@ -142,13 +134,33 @@ class StreamTicket final : public CopyTicket {
                   "the stream is being captured: a replay would read ids that are gone by then");
   }
 
-  void start(const CopyParams& params) {
-    const bool with_host = require_reachable("source", params.src, options_.device) |
-                           require_reachable("destination", params.dst, options_.device);
-    const bool is_checked =
-        options_.src_ids_at == IdPlace::kHost && options_.dst_ids_at == IdPlace::kHost;
-    const uint64_t num_checked = is_checked ? static_cast<uint64_t>(check_page_ids(params)) : 0;
-    const CopyParams on_device = upload(params, {kNoBadPage, num_checked});
+  [[noreturn]] void raise_bad_page(uint64_t guard_word) const {
+    const Position at = position_of(set_, static_cast<int64_t>(guard_word >> 33));
+    const bool on_source = (guard_word >> 32 & 1) == 0;
+    const Plan& plan = set_.parts[at.part].plan;
+    raise(ErrorKind::kPageIndex, on_source ? "source" : "destination",
+          " page id out of range: ", position_text(set_, at), " value=", guard_word & 0xffffffff,
+          " num_pages=", on_source ? plan.src_num_pages : plan.dst_num_pages,
+          " (found on the device; the page was skipped)");
+  }
+
+  bool reaches_host() const {
+    bool with_host = false;
+    for (uint32_t i = 0; i < set_.num_parts; ++i) {
+      with_host |= require_reachable("source", set_.parts[i].src, options_.device);
+      with_host |= require_reachable("destination", set_.parts[i].dst, options_.device);
+    }
+    return with_host;
+  }
+
+  void start() {
+    const bool with_host = reaches_host();
+    const auto num_bytes = static_cast<uint64_t>(check_page_ids(set_));
+    bool is_checked = true;
+    for (uint32_t i = 0; i < set_.num_parts; ++i)
+      is_checked &= set_.parts[i].src_ids.place == IdPlace::kHost &&
+                    set_.parts[i].dst_ids.place == IdPlace::kHost;
+    const CopySet on_device = upload({kNoBadPage, is_checked ? num_bytes : 0});
     const int num_sms =
         options_.num_sms > 0 ? options_.num_sms : default_num_sms(with_host, options_.device);
     auto* const guard = is_checked ? nullptr : reinterpret_cast<CopyGuard*>(scratch_);
@@ -160,30 +172,33 @@ class StreamTicket final : public CopyTicket {
     HICACHE_CUDA_CHECK(cudaEventRecord(done_, options_.stream));
   }
 
-  // One block for guard, source ids, destination ids; host ids travel in it, device ids stay put.
-  CopyParams upload(const CopyParams& params, const CopyGuard& guard) {
-    const auto bytes_of = [&](const PageIds& ids, IdPlace place) {
-      return place == IdPlace::kDevice
-                 ? 0
-                 : static_cast<size_t>(params.num_positions) * static_cast<size_t>(ids.width);
+  // One block for the guard and all id lists; host ids travel in it, device ids stay put.
+  CopySet upload(const CopyGuard& guard) {
+    size_t num_bytes = sizeof(CopyGuard);
+    const auto for_each_list = [](CopySet& set, const auto& fn) {
+      for (uint32_t i = 0; i < set.num_parts; ++i)
+        for (PageIds* ids : {&set.parts[i].src_ids, &set.parts[i].dst_ids})
+          if (ids->place == IdPlace::kHost)
+            fn(*ids,
+               static_cast<size_t>(set.parts[i].num_positions) * static_cast<size_t>(ids->width));
     };
-    const size_t src_bytes = bytes_of(params.src_ids, options_.src_ids_at);
-    const size_t dst_bytes = bytes_of(params.dst_ids, options_.dst_ids_at);
-    const size_t src_at = sizeof(CopyGuard), dst_at = align16(src_at + src_bytes);
-    pinned_bytes_ = std::bit_ceil(dst_at + dst_bytes);
+    CopySet on_device = set_;
+    for_each_list(on_device, [&](const PageIds&, size_t size) { num_bytes += align16(size); });
+    pinned_bytes_ = std::bit_ceil(num_bytes);
     pinned_ = pinned_blocks().take(pinned_bytes_);
-    std::memcpy(pinned_, &guard, sizeof(guard));
-    if (src_bytes > 0) std::memcpy(pinned_ + src_at, params.src_ids.data, src_bytes);
-    if (dst_bytes > 0) std::memcpy(pinned_ + dst_at, params.dst_ids.data, dst_bytes);
-
     void* scratch = nullptr;
     HICACHE_CUDA_CHECK(cudaMallocAsync(&scratch, pinned_bytes_, options_.stream));
     scratch_ = static_cast<std::byte*>(scratch);
-    HICACHE_CUDA_CHECK(cudaMemcpyAsync(scratch_, pinned_, dst_at + dst_bytes,
-                                       cudaMemcpyHostToDevice, options_.stream));
-    CopyParams on_device = params;
-    if (src_bytes > 0) on_device.src_ids.data = scratch_ + src_at;
-    if (dst_bytes > 0) on_device.dst_ids.data = scratch_ + dst_at;
+
+    std::memcpy(pinned_, &guard, sizeof(guard));
+    size_t at = sizeof(guard);
+    for_each_list(on_device, [&](PageIds& ids, size_t size) {
+      if (size > 0) std::memcpy(pinned_ + at, ids.data, size);
+      ids = {scratch_ + at, ids.width, IdPlace::kDevice};
+      at += align16(size);
+    });
+    HICACHE_CUDA_CHECK(
+        cudaMemcpyAsync(scratch_, pinned_, at, cudaMemcpyHostToDevice, options_.stream));
     return on_device;
   }
 
@@ -194,22 +209,22 @@ class StreamTicket final : public CopyTicket {
   }
 
   CudaCopyOptions options_;
-  Plan plan_;
+  CopySet set_;
   cudaEvent_t done_ = nullptr;
-  std::byte* scratch_ = nullptr;  // device: guard, source ids, destination ids
+  std::byte* scratch_ = nullptr;  // device: guard, then the id lists that came from the host
   std::byte* pinned_ = nullptr;   // the same on the host
   size_t pinned_bytes_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<CopyTicket> copy_sm_reg(const CopyParams& params, const CudaCopyOptions& options) {
+std::unique_ptr<CopyTicket> copy_sm_reg(const CopySet& set, const CudaCopyOptions& options) {
   int num_devices = 0;
   HICACHE_CUDA_CHECK(cudaGetDeviceCount(&num_devices));
   HICACHE_CHECK(kCuda, options.device >= 0 && options.device < num_devices,
                 "device=", options.device, " num_devices=", num_devices);
   const DeviceScope scope(options.device);
-  return std::make_unique<StreamTicket>(params, options);
+  return std::make_unique<StreamTicket>(set, options);
 }
 
 }  // namespace hicache

@@ -1,6 +1,6 @@
 """The native module; one section per file of csrc/bindings/."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,17 +39,20 @@ def lanes_unpack(
     slot_type: type[_Slot],
 ) -> tuple[tuple[int, int, int, int], dict[int, _Slot]]: ...
 
-# --- bind_copy.cpp: addresses are of byte 0 of a buffer that is as long as its layout says; page
-# ids are int32 or int64 [n] in host memory.
-
+# --- bind_plan.cpp
 class Ascending:
     SOURCE: Ascending
     DESTINATION: Ascending
+
+class Planes:
+    ONE_BUFFER: Planes
+    TABLE: Planes
 
 class PageLayout:
     def __init__(
         self,
         *,
+        planes: Planes,
         num_pages: int,
         page_size: int,
         num_layers: int,
@@ -70,8 +73,10 @@ class Plan:
     run_bits: int
     align_bytes: int
     runs_per_page: int
-    axes: list[tuple[int, int, int, int]]
-    def locate(self, src_page: int, dst_page: int, run: int) -> tuple[int, int]: ...
+    axes: list[tuple[int, int, int, int, int, int]]
+    def locate(
+        self, src_page: int, dst_page: int, run: int
+    ) -> tuple[tuple[int, int], tuple[int, int]]: ...
 
 def make_plan(
     src: PageLayout,
@@ -83,19 +88,36 @@ def make_plan(
     ascending: Ascending,
 ) -> Plan: ...
 def fast_div(n: int, divisor: int) -> int: ...
+
+# --- bind_copy.cpp: page ids are int32 or int64 [n], as NumPy arrays or in GPU memory
+MAX_PARTS: int
+
+class Buffer:
+    @staticmethod
+    def of_range(address: int, num_bytes: int) -> Buffer: ...
+    @staticmethod
+    def of_planes(addresses: Sequence[int], plane_bytes: int) -> Buffer: ...
+    def overlaps(self, other: Buffer) -> bool: ...
+
+class IdArray:
+    def __init__(self, *, address: int, width: int, size: int) -> None: ...
+
+class CopySet:
+    num_bytes: int
+    num_runs: int
+    def __init__(self) -> None: ...
+    def add(
+        self,
+        plan: Plan,
+        src: Buffer,
+        src_ids: npt.NDArray[Any] | IdArray,
+        dst: Buffer,
+        dst_ids: npt.NDArray[Any] | IdArray,
+    ) -> None: ...
+
 def num_usable_cpus() -> int: ...
 def has_isa(name: str) -> bool: ...
-def copy_on_cpu(
-    plan: Plan,
-    src: int,
-    dst: int,
-    src_ids: npt.NDArray[Any],
-    dst_ids: npt.NDArray[Any],
-    *,
-    reference: bool,
-    num_threads: int,
-    isa: str,
-) -> int: ...
+def copy_on_cpu(set: CopySet, *, reference: bool, num_threads: int, isa: str) -> int: ...
 
 # --- bind_profile.cpp
 with_nvtx: bool
@@ -117,43 +139,29 @@ class Emulation:
     num_misaligned: int
     num_outside: int
     max_in_flight: int
+    num_passes: int
     first_bad: int
-    num_copied: int
+    num_bytes: int
 
 def emulate_copy(
-    plan: Plan,
+    set: CopySet,
     src: npt.NDArray[np.uint8],
     dst: npt.NDArray[np.uint8],
-    src_ids: npt.NDArray[Any],
-    dst_ids: npt.NDArray[Any],
     *,
     num_blocks: int,
     shape: str,
     num_writes: npt.NDArray[np.uint8],
+    max_units: int = ...,
 ) -> Emulation: ...
 
 # --- bind_cuda_copy.cpp: only where with_cuda
-class IdArray:
-    def __init__(self, *, address: int, width: int, on_device: bool) -> None: ...
-
 class CopyTicket:
     def query(self) -> bool: ...
     def wait(self) -> None: ...
     def wait_on_stream(self, stream: int) -> None: ...
     def result(self) -> int: ...
 
-def copy_sm_reg(
-    plan: Plan,
-    src: int,
-    dst: int,
-    src_ids: IdArray,
-    dst_ids: IdArray,
-    *,
-    num_positions: int,
-    device: int,
-    num_sms: int,
-    stream: int,
-) -> CopyTicket: ...
+def copy_sm_reg(set: CopySet, *, device: int, num_sms: int, stream: int) -> CopyTicket: ...
 
 # --- bind_host_memory.cpp
 MAX_PIN_CHUNK_BYTES: int

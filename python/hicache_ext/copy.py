@@ -6,26 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from hicache_ext import _C, arrays
+from hicache_ext import _C
 from hicache_ext.arrays import PageIds
-from hicache_ext.device_model import Direction
 from hicache_ext.errors import CudaError, LayoutError
 from hicache_ext.layout import KvMask, LayoutSpec, PagedBuffer
 from hicache_ext.plan import Plan, PlanAxis, Side, make_plan
+from hicache_ext.plan_set import CopyPart, PlanSet
 from hicache_ext.profile import copy_ranges
 from hicache_ext.streams import current_stream, stream_handle
 from hicache_ext.ticket import Ticket
 
 __all__ = [
     "EXECUTORS",
+    "CopyPart",
     "KvMask",
     "LayoutSpec",
     "PagedBuffer",
     "Plan",
     "PlanAxis",
+    "PlanSet",
     "Side",
     "Ticket",
     "copy_pages",
+    "copy_set",
     "gather_pages",
     "make_plan",
     "scatter_pages",
@@ -64,79 +67,61 @@ def copy_pages(
     layouts, buffers that overlap, an executor that cannot reach them), PageIndexError (an id out of
     range or a destination page twice; names side, position and value), CudaError.
     """
-    plan = _plan_for(src, dst, plan)
-    chosen = _choose(executor, src, dst)
-    if src.overlaps(dst):
-        raise LayoutError(
-            f"source and destination overlap: {src.address:#x}+{src.spec.num_bytes} and "
-            f"{dst.address:#x}+{dst.spec.num_bytes}"
-        )
-    if chosen == "sm_reg":
-        return _start_on_gpu(src, src_page_ids, dst, dst_page_ids, plan, stream, num_sms)
+    parts = PlanSet([CopyPart(src, src_page_ids, dst, dst_page_ids, plan)])
+    return copy_set(
+        parts, executor=executor, stream=stream, num_sms=num_sms, num_threads=num_threads
+    )
+
+
+def copy_set(
+    parts: PlanSet,
+    *,
+    executor: str = "auto",
+    stream: Any = None,
+    num_sms: int | None = None,
+    num_threads: int | None = None,
+) -> Ticket:
+    """Copy all parts of a PlanSet, in one launch where the executor launches; see copy_pages."""
+    chosen = _choose(executor, parts)
     if num_threads is not None and num_threads < 1:
         raise LayoutError(f"num_threads={num_threads} must be at least 1")
-    src_ids = arrays.host_page_ids("source", src_page_ids)
-    dst_ids = arrays.host_page_ids("destination", dst_page_ids)
-    with copy_ranges(chosen, Direction.HOST_TO_HOST, plan, len(src_ids)) as ranges:
+    if num_sms is not None and num_sms < 1:
+        raise LayoutError(f"num_sms={num_sms} must be at least 1")
+    if chosen == "sm_reg":
+        return _start_on_gpu(parts, stream, num_sms)
+    with copy_ranges(chosen, parts.direction, parts) as ranges:
         num_bytes = _C.copy_on_cpu(
-            plan.native,
-            src.address,
-            dst.address,
-            src_ids,
-            dst_ids,
+            parts.native,
             reference=chosen == "cpu_ref",
             num_threads=num_threads or 0,
             isa="auto",
         )
-    return Ticket(num_bytes, (src, dst), ranges=ranges)
+    return Ticket(num_bytes, (parts,), ranges=ranges)
 
 
-def _start_on_gpu(
-    src: PagedBuffer,
-    src_page_ids: PageIds,
-    dst: PagedBuffer,
-    dst_page_ids: PageIds,
-    plan: Plan,
-    stream: Any,
-    num_sms: int | None,
-) -> Ticket:
+def _choose(executor: str, parts: PlanSet) -> str:
+    if executor not in EXECUTORS:
+        raise LayoutError(f"executor {executor!r} is none of {', '.join(EXECUTORS)}")
+    if executor == "auto":
+        return "cpu" if parts.gpu is None else "sm_reg"
+    if executor != "sm_reg" and parts.gpu is not None:
+        raise LayoutError(f"executor {executor} cannot reach a buffer on {parts.gpu.device}")
+    return executor
+
+
+def _start_on_gpu(parts: PlanSet, stream: Any, num_sms: int | None) -> Ticket:
     if not _C.with_cuda:
         raise CudaError("executor sm_reg: this build of hicache_ext has no CUDA part")
-    if num_sms is not None and num_sms < 1:
-        raise LayoutError(f"num_sms={num_sms} must be at least 1")
-    on_gpu = src if src.device != "cpu" else dst
-    device_idx = int(on_gpu.device.partition(":")[2] or 0)
-    handle = current_stream(on_gpu.array, device_idx) if stream is None else stream_handle(stream)
-    src_ids, src_owner, num_src = _ids_for_gpu("source", src_page_ids)
-    dst_ids, dst_owner, num_dst = _ids_for_gpu("destination", dst_page_ids)
-    if num_src != num_dst:
-        raise LayoutError(f"id counts differ: source={num_src} destination={num_dst}")
-    direction = Direction.between(src.device, dst.device)
-    with copy_ranges("sm_reg", direction, plan, num_src) as ranges:
+    device_idx = 0 if parts.gpu is None else int(parts.gpu.device.partition(":")[2])
+    if stream is not None:
+        handle = stream_handle(stream)
+    else:
+        handle = 0 if parts.gpu is None else current_stream(parts.gpu.array, device_idx)
+    with copy_ranges("sm_reg", parts.direction, parts) as ranges:
         running = _C.copy_sm_reg(
-            plan.native,
-            src.address,
-            dst.address,
-            src_ids,
-            dst_ids,
-            num_positions=num_src,
-            device=device_idx,
-            num_sms=num_sms or 0,
-            stream=handle,
+            parts.native, device=device_idx, num_sms=num_sms or 0, stream=handle
         )
-    return Ticket(0, (src, dst, src_owner, dst_owner), running, ranges)
-
-
-def _ids_for_gpu(side: str, ids: PageIds) -> tuple[_C.IdArray, object, int]:
-    """(ids for the kernel, what keeps them alive, how many)."""
-    if arrays.is_on_gpu(ids):
-        seen = arrays.gpu_page_ids(side, ids)
-        num_ids = seen.num_bytes // seen.itemsize
-        array = _C.IdArray(address=seen.address, width=seen.itemsize, on_device=True)
-        return array, ids, num_ids
-    on_host = arrays.host_page_ids(side, ids)
-    array = _C.IdArray(address=on_host.ctypes.data, width=on_host.itemsize, on_device=False)
-    return array, on_host, len(on_host)
+    return Ticket(0, (parts,), running, ranges)
 
 
 def gather_pages(
@@ -184,28 +169,3 @@ def _packed(array: Any, like: LayoutSpec, num_pages: int) -> PagedBuffer:
         head_bytes=like.head_bytes,
     )
     return PagedBuffer(array, spec)
-
-
-def _plan_for(src: PagedBuffer, dst: PagedBuffer, plan: Plan | None) -> Plan:
-    if plan is None:
-        # The host side ascends: its end of a PCIe link wants whole lines one after the other.
-        from_host = src.device == "cpu" and dst.device != "cpu"
-        side = Side.SOURCE if from_host else Side.DESTINATION
-        return make_plan(src.spec, dst.spec, ascending=side)
-    if plan.src != src.spec or plan.dst != dst.spec:
-        raise LayoutError(
-            f"the plan is for {plan.src.name} -> {plan.dst.name} of other extents or strides than "
-            f"the buffers {src.spec.name} -> {dst.spec.name}"
-        )
-    return plan
-
-
-def _choose(executor: str, src: PagedBuffer, dst: PagedBuffer) -> str:
-    if executor not in EXECUTORS:
-        raise LayoutError(f"executor {executor!r} is none of {', '.join(EXECUTORS)}")
-    on_cpu = src.device == "cpu" and dst.device == "cpu"
-    if executor == "auto":
-        return "cpu" if on_cpu else "sm_reg"
-    if executor != "sm_reg" and not on_cpu:
-        raise LayoutError(f"executor {executor} cannot reach {src.device} -> {dst.device}")
-    return executor

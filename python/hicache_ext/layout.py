@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from enum import Enum
 
-from hicache_ext import arrays
+from hicache_ext import _C, arrays
 from hicache_ext.errors import LayoutError
 
 # Axes of the buffer outermost first; the bytes of one head are innermost.
@@ -189,6 +189,7 @@ class PagedBuffer:
     spec: LayoutSpec
     address: int = field(init=False)  # of byte 0
     device: str = field(init=False)  # "cpu" or "cuda:N"
+    native: _C.Buffer = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         view = arrays.view(self.array)
@@ -203,9 +204,9 @@ class PagedBuffer:
             )
         object.__setattr__(self, "address", view.address)
         object.__setattr__(self, "device", view.device)
+        native = _C.Buffer.of_range(view.address, view.num_bytes)
+        object.__setattr__(self, "native", native)
 
     def overlaps(self, other: PagedBuffer) -> bool:
         """Whether the two share a byte."""
-        first = max(self.address, other.address)
-        last = min(self.address + self.spec.num_bytes, other.address + other.spec.num_bytes)
-        return first < last
+        return self.native.overlaps(other.native)

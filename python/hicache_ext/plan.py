@@ -63,7 +63,7 @@ class Plan:
     @property
     def axes(self) -> tuple[PlanAxis, ...]:
         """The axes around the run, outermost first."""
-        return tuple(PlanAxis(_names(bits), *rest) for bits, *rest in self.native.axes)
+        return tuple(PlanAxis(_names(bits), *rest[:3]) for bits, *rest in self.native.axes)
 
     def explain(self) -> str:
         """The plan for people: what was merged, the runs, the alignment."""
@@ -134,6 +134,7 @@ def _make_plan(
 
 def _native(spec: LayoutSpec) -> _C.PageLayout:
     return _C.PageLayout(
+        planes=_C.Planes.ONE_BUFFER,
         num_pages=spec.num_pages,
         page_size=spec.page_size,
         num_layers=spec.num_layers,

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from hicache_ext import _C
 from hicache_ext.device_model import Direction
-from hicache_ext.plan import Plan
+from hicache_ext.plan_set import PlanSet
 
 _What = tuple[str, _C.CopyDirection, int, int]  # executor, direction, bytes, runs
 
@@ -50,15 +50,9 @@ class CopyRanges:
 NO_RANGES = CopyRanges(None)
 
 
-def copy_ranges(executor: str, direction: Direction, plan: Plan, num_pages: int) -> CopyRanges:
-    """Of a copy of num_pages that is about to be enqueued; none where no tool is attached."""
+def copy_ranges(executor: str, direction: Direction, parts: PlanSet) -> CopyRanges:
+    """Of a copy that is about to be enqueued; none where no tool is attached."""
     if not _C.is_profiled():
         return NO_RANGES
-    num_runs = num_pages * plan.runs_per_page
-    what = (
-        executor,
-        getattr(_C.CopyDirection, direction.name),
-        num_runs * plan.run_bytes,
-        num_runs,
-    )
-    return CopyRanges(what)
+    shown = getattr(_C.CopyDirection, direction.name)
+    return CopyRanges((executor, shown, parts.num_bytes, parts.num_runs))

@@ -43,21 +43,29 @@ void run_case(int case_idx) {
   Bytes src(bytes_of(c.src)), expected(bytes_of(c.dst)), threaded(bytes_of(c.dst)),
       emulated(bytes_of(c.dst));
   for (size_t i = 0; i < src.size; ++i) src.data[i] = static_cast<std::byte>(draw(0, 255));
-  const PageIds src_ids{c.src_ids.data(), IdWidth::kInt64};
-  const PageIds dst_ids{c.dst_ids.data(), IdWidth::kInt64};
-  CopyParams params{plan,    src.data.get(), expected.data.get(),
-                    src_ids, dst_ids,        static_cast<int64_t>(c.src_ids.size())};
-  check_page_ids(params);
-  copy_cpu_ref(params);
-  params.dst = threaded.data.get();
-  copy_cpu(params, static_cast<int>(draw(1, 4)), Isa::kAuto);
+  const PageIds src_ids{c.src_ids.data(), IdWidth::kInt64, IdPlace::kHost};
+  const PageIds dst_ids{c.dst_ids.data(), IdWidth::kInt64, IdPlace::kHost};
+  CopySet set{};
+  set.parts[set.num_parts++] = {plan,
+                                src.data.get(),
+                                expected.data.get(),
+                                nullptr,
+                                nullptr,
+                                src_ids,
+                                dst_ids,
+                                static_cast<int64_t>(c.src_ids.size())};
+  check_page_ids(set);
+  copy_cpu_ref(set);
+  set.parts[0].dst = threaded.data.get();
+  copy_cpu(set, static_cast<int>(draw(1, 4)), Isa::kAuto);
   expect(threaded == expected, "cpu differs from cpu_ref", case_idx);
 
-  params.dst = emulated.data.get();
+  set.parts[0].dst = emulated.data.get();
   std::vector<uint8_t> num_writes(emulated.size);
-  const Emulation seen =
-      emulate_copy(params, static_cast<int64_t>(src.size), static_cast<int64_t>(emulated.size),
-                   static_cast<uint32_t>(draw(1, 3)), EmulatedShape::kByRun, num_writes.data());
+  const Emulation seen = emulate_copy(set, {src.data.get(), static_cast<int64_t>(src.size)},
+                                      {emulated.data.get(), static_cast<int64_t>(emulated.size)},
+                                      static_cast<uint32_t>(draw(1, 3)), EmulatedShape::kByRun,
+                                      pick<int64_t>({1, 50, 1 << 20}), num_writes.data());
   expect(emulated == expected, "the kernel's loop body differs from cpu_ref", case_idx);
   expect(seen.num_outside == 0 && seen.num_misaligned == 0, "outside or misaligned", case_idx);
 }
@@ -74,11 +82,13 @@ void run_large_case() {
   std::vector<int32_t> ids(4200);
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
   std::shuffle(ids.begin(), ids.end(), rng);
-  const PageIds shuffled{ids.data(), IdWidth::kInt32};
-  CopyParams params{plan, src.data.get(), expected.data.get(), shuffled, shuffled, 4200};
-  copy_cpu_ref(params);
-  params.dst = threaded.data.get();
-  copy_cpu(params, 3, Isa::kAuto);
+  const PageIds shuffled{ids.data(), IdWidth::kInt32, IdPlace::kHost};
+  CopySet set{};
+  set.parts[set.num_parts++] = {
+      plan, src.data.get(), expected.data.get(), nullptr, nullptr, shuffled, shuffled, 4200};
+  copy_cpu_ref(set);
+  set.parts[0].dst = threaded.data.get();
+  copy_cpu(set, 3, Isa::kAuto);
   expect(threaded == expected, "a large copy differs from cpu_ref", -1);
 }
 

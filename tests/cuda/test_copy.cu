@@ -71,27 +71,32 @@ class Buffer {
 // The same ids for host and device, in one of the two widths.
 class Ids {
  public:
-  Ids(const std::vector<int64_t>& values, IdWidth width, IdPlace place) : place(place) {
+  Ids(const std::vector<int64_t>& values, IdWidth width, IdPlace place) {
     for (const int64_t value : values) {
       const auto* bytes = reinterpret_cast<const std::byte*>(&value);
       host_.insert(host_.end(), bytes, bytes + static_cast<int>(width));  // little endian
     }
-    on_host = {host_.data(), width};
+    on_host = {host_.data(), width, IdPlace::kHost};
     on_either = on_host;
     if (place == IdPlace::kHost || host_.empty()) return;
     HICACHE_CUDA_CHECK(cudaMalloc(&device_, host_.size()));
     HICACHE_CUDA_CHECK(cudaMemcpy(device_, host_.data(), host_.size(), cudaMemcpyHostToDevice));
-    on_either.data = device_;
+    on_either = {device_, width, IdPlace::kDevice};
   }
   ~Ids() { cudaFree(device_); }
 
   PageIds on_host, on_either;
-  IdPlace place;
 
  private:
   std::vector<std::byte> host_;
   void* device_ = nullptr;
 };
+
+CopySet one_part(const CopyParams& part) {
+  CopySet set{};
+  set.parts[set.num_parts++] = part;
+  return set;
+}
 
 // Runs one case on the device; with `bad_side` 0 or 1 an id of that side is out of range.
 void run_case(int case_idx, int bad_side) {
@@ -121,7 +126,8 @@ void run_case(int case_idx, int bad_side) {
   const Ids dst_ids(bad_side < 0 ? c.dst_ids : bad_dst, width(), place());
   const auto count = static_cast<int64_t>(c.src_ids.size());
 
-  copy_cpu_ref({plan, src.host.data(), dst.host.data(), good_src.on_host, good_dst.on_host, count});
+  copy_cpu_ref(one_part({plan, src.host.data(), dst.host.data(), nullptr, nullptr, good_src.on_host,
+                         good_dst.on_host, count}));
   int64_t num_copied = 0;
   for (int64_t i = 0; i < count; ++i) num_copied += c.src_ids[i] >= 0 && c.dst_ids[i] >= 0;
 
@@ -130,9 +136,9 @@ void run_case(int case_idx, int bad_side) {
   std::string raised;
   int64_t moved = -1;
   try {
-    const auto ticket = copy_sm_reg(
-        {plan, src.address(), dst.address(), src_ids.on_either, dst_ids.on_either, count},
-        {src_ids.place, dst_ids.place, 0, static_cast<int>(draw(0, 3)), stream});
+    const auto ticket = copy_sm_reg(one_part({plan, src.address(), dst.address(), nullptr, nullptr,
+                                              src_ids.on_either, dst_ids.on_either, count}),
+                                    {0, static_cast<int>(draw(0, 3)), stream});
     ticket->wait();
     expect(ticket->query(), "a ticket that was waited for is not done", case_idx);
     moved = ticket->result();
@@ -143,8 +149,7 @@ void run_case(int case_idx, int bad_side) {
   expect(src.equals_host(), "the source was written", case_idx);
   if (bad_side < 0) {
     expect(raised.empty(), raised.c_str(), case_idx);
-    expect(moved == num_copied * plan.run_bytes * plan.runs_per_page.divisor, "bytes moved",
-           case_idx);
+    expect(moved == num_copied * page_bytes(plan), "bytes moved", case_idx);
   } else {
     const std::string wanted = std::string(bad_side == 1 ? "destination" : "source") +
                                " page id out of range: position=" + std::to_string(bad_at) +

@@ -1,53 +1,91 @@
-// Moving pages: the one POD that every executor takes, and the executors.
+// Moving pages: the PODs that every executor takes, and the executors on the CPU.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "hicache/plan.h"
 
 namespace hicache {
 
 enum class IdWidth : int32_t { kInt32 = 4, kInt64 = 8 };
+enum class IdPlace : int32_t { kHost, kDevice };
 
 struct PageIds {
   const void* data;  // int32 or int64 [num_positions]; a negative id is a hole
   IdWidth width;
+  IdPlace place;
 
   HICACHE_HD int64_t at(int64_t position) const {
-    return width == IdWidth::kInt32 ? static_cast<const int32_t*>(data)[position]
-                                    : static_cast<const int64_t*>(data)[position];
+    return width == IdWidth::kInt32 ? global(static_cast<const int32_t*>(data))[position]
+                                    : global(static_cast<const int64_t*>(data))[position];
   }
 };
 
+// One plan between two buffers with two lists of page ids.
 struct CopyParams {
   Plan plan;
-  const std::byte* src;  // base of the source buffer
-  std::byte* dst;        // base of the destination buffer
+  const std::byte* src;        // base of the source buffer
+  std::byte* dst;              // base of the destination buffer
+  const uint64_t* src_planes;  // addresses [layer, kv] where each has its own, else nullptr; in
+  const uint64_t* dst_planes;  // memory that the executor can read
   PageIds src_ids;
   PageIds dst_ids;
   int64_t num_positions;
 };
 
-// The positions [begin, begin + num_positions) of a copy.
-inline CopyParams positions_of(const CopyParams& params, int64_t begin, int64_t num_positions) {
-  const auto skip = [begin](const PageIds& ids) {
-    const auto* data = static_cast<const std::byte*>(ids.data);
-    return PageIds{data + begin * static_cast<int64_t>(ids.width), ids.width};
-  };
-  CopyParams part = params;
-  part.src_ids = skip(params.src_ids);
-  part.dst_ids = skip(params.dst_ids);
-  part.num_positions = num_positions;
-  return part;
+constexpr uint32_t kMaxParts = 8;
+
+// What every executor takes: the parts of one copy, as full attention, its sliding window and the
+// sidecars. Their destinations share no byte, and no destination is a source.
+struct CopySet {
+  CopyParams parts[kMaxParts];
+  uint32_t num_parts;
+};
+static_assert(sizeof(CopySet) < 4096 - 512, "must fit into the parameters of a kernel");
+
+struct RunAddress {
+  const std::byte* src;
+  std::byte* dst;
+};
+
+// Run `run` of a page pair, as addresses.
+HICACHE_HD RunAddress locate_run(const CopyParams& params, int64_t src_page, int64_t dst_page,
+                                 uint32_t run) {
+  Place src, dst;
+  locate(params.plan, src_page, dst_page, run, src, dst);
+  const auto* src_base =
+      params.src_planes == nullptr
+          ? params.src
+          : reinterpret_cast<const std::byte*>(global(params.src_planes)[src.plane]);
+  auto* dst_base = params.dst_planes == nullptr
+                       ? params.dst
+                       : reinterpret_cast<std::byte*>(global(params.dst_planes)[dst.plane]);
+  return {src_base + src.offset, dst_base + dst.offset};
 }
 
-// Ids in host memory: range on both sides, and no destination page twice. Throws Error(kPageIndex)
-// that names side, position and value. Returns the number of positions that are no holes.
-int64_t check_page_ids(const CopyParams& params);
+// A position of a set, counted through all its parts.
+struct Position {
+  uint32_t part;
+  int64_t position;  // in the id lists of the part
+};
+
+Position position_of(const CopySet& set, int64_t flat_position);
+
+// "part=1 position=7", without the part where there is only one.
+std::string position_text(const CopySet& set, const Position& at);
+
+// Ids in host memory: range on both sides, and no destination page twice in a part; ids on the
+// device are not looked at. Throws Error(kPageIndex) that names part, side, position and value.
+// Returns the bytes to move: those of all positions that are no holes.
+int64_t check_page_ids(const CopySet& set);
+
+// Throws Error(kLayout) where ids lie on the device: for executors that read them on the CPU.
+void require_host_ids(const CopySet& set);
 
 // The reference: memcpy of one run after the other.
-void copy_cpu_ref(const CopyParams& params);
+void copy_cpu_ref(const CopySet& set);
 
 enum class Isa { kAuto, kPortable, kAvx2 };
 
@@ -56,6 +94,6 @@ bool has_isa(Isa isa);
 
 // Threads and wide stores; non-temporal ones where the copy is too large to stay in a cache.
 // Returns after the last byte. The ids must have passed check_page_ids().
-void copy_cpu(const CopyParams& params, int num_threads, Isa isa);
+void copy_cpu(const CopySet& set, int num_threads, Isa isa);
 
 }  // namespace hicache

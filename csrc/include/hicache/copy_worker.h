@@ -3,7 +3,7 @@
 // shuffle in it, so the lanes of a worker may also run one after the other.
 #pragma once
 
-#include "hicache/copy.h"
+#include "hicache/copy_pass.h"
 
 namespace hicache {
 
@@ -13,26 +13,25 @@ struct alignas(16) Vec16 {
 
 // What the guard learned, where ids were not checked on the host.
 struct CopyGuard {
-  uint64_t first_bad;   // guard_word of the first position with an id out of range, else kNoBadPage
-  uint64_t num_copied;  // positions that were no holes and in range
+  uint64_t first_bad;  // guard_word of the first position with an id out of range, else kNoBadPage
+  uint64_t num_bytes;  // of the positions that were no holes and in range
 };
 
 constexpr uint64_t kNoBadPage = ~uint64_t{0};
 enum class CopySide : uint32_t { kSource = 0, kDestination = 1 };
 
-// Position above side above value: the minimum is the first. Values past 32 bits saturate.
+// Position (counted through all parts) above side above value: the minimum is the first. Values
+// past 32 bits saturate.
 HICACHE_HD uint64_t guard_word(uint32_t position, CopySide side, int64_t value) {
   const uint64_t shown = value < 0xffffffff ? static_cast<uint64_t>(value) : 0xffffffff;
   return static_cast<uint64_t>(position) << 33 | static_cast<uint64_t>(side) << 32 | shown;
 }
 
 struct WorkerArgs {
-  CopyParams params;
-  Tiling tiling;
-  uint32_t num_units;
-  uint32_t first_position;  // of this pass, for the guard
-  CopyGuard* guard;         // nullptr: the ids were checked on the host
+  Pass pass;
+  CopyGuard* guard;  // nullptr: the ids were checked on the host
 };
+static_assert(sizeof(WorkerArgs) <= 4096, "the parameters of a kernel");
 
 // kUnroll loads of a lane are in flight before its first store; the last round is predicated.
 template <class Word, int kLanes, int kUnroll, class Memory>
@@ -91,20 +90,21 @@ HICACHE_HD void copy_segment(Memory& memory, const std::byte* src, std::byte* ds
 
 // True if the page pair is to be copied. Without a guard only holes can be refused.
 template <class Memory>
-HICACHE_HD bool admit(const WorkerArgs& args, const Unit& unit, int64_t src_page, int64_t dst_page,
-                      bool is_first_lane, Memory& memory) {
+HICACHE_HD bool admit(const WorkerArgs& args, uint32_t part, const Unit& unit, int64_t src_page,
+                      int64_t dst_page, bool is_first_lane, Memory& memory) {
   const bool is_hole = src_page < 0 || dst_page < 0;
   if (args.guard == nullptr) return !is_hole;
-  const bool src_bad = src_page >= args.params.plan.src_num_pages;
-  const bool dst_bad = dst_page >= args.params.plan.dst_num_pages;
+  const Plan& plan = args.pass.set.parts[part].plan;
+  const bool src_bad = src_page >= plan.src_num_pages;
+  const bool dst_bad = dst_page >= plan.dst_num_pages;
   if (is_first_lane && unit.run == 0 && unit.begin == 0) {
-    const uint32_t position = args.first_position + unit.position;
+    const uint32_t position = args.pass.first_positions[part] + unit.position;
     if (src_bad)
       memory.lower(&args.guard->first_bad, guard_word(position, CopySide::kSource, src_page));
     else if (dst_bad)
       memory.lower(&args.guard->first_bad, guard_word(position, CopySide::kDestination, dst_page));
     else if (!is_hole)
-      memory.increment(&args.guard->num_copied);
+      memory.add(&args.guard->num_bytes, static_cast<uint64_t>(page_bytes(plan)));
   }
   return !is_hole && !src_bad && !dst_bad;
 }
@@ -113,16 +113,18 @@ HICACHE_HD bool admit(const WorkerArgs& args, const Unit& unit, int64_t src_page
 template <int kLanes, int kUnroll, class Memory>
 HICACHE_HD void run_worker(const WorkerArgs& args, uint32_t worker, uint32_t num_workers,
                            uint32_t lane, Memory& memory) {
-  const CopyParams& params = args.params;
-  for (uint32_t i = worker; i < args.num_units; i += num_workers) {
-    const Unit unit = locate_unit(params.plan, args.tiling, i);
+  const Pass& pass = args.pass;
+  const uint32_t num_units = pass.num_units();
+  for (uint32_t i = worker; i < num_units; i += num_workers) {
+    uint32_t part = 0;  // found anew: kept, it would cost a register through the copy
+    while (i >= pass.unit_ends[part]) ++part;
+    const CopyParams& params = pass.set.parts[part];
+    const Unit unit = locate_unit(params.plan, pass.tilings[part], i - pass.first_unit(part));
     const int64_t src_page = params.src_ids.at(unit.position);
     const int64_t dst_page = params.dst_ids.at(unit.position);
-    if (!admit(args, unit, src_page, dst_page, lane == 0, memory)) continue;
-    int64_t src, dst;
-    locate(params.plan, src_page, dst_page, unit.run, src, dst);
-    copy_segment<kLanes, kUnroll>(memory, params.src + src + unit.begin,
-                                  params.dst + dst + unit.begin,
+    if (!admit(args, part, unit, src_page, dst_page, lane == 0, memory)) continue;
+    const RunAddress at = locate_run(params, src_page, dst_page, unit.run);
+    copy_segment<kLanes, kUnroll>(memory, at.src + unit.begin, at.dst + unit.begin,
                                   static_cast<int32_t>(unit.num_bytes), static_cast<int32_t>(lane));
   }
 }
@@ -137,5 +139,16 @@ struct ShortRunShape {
 struct LongRunShape {
   static constexpr int kLanes = 32, kUnroll = 8, kThreads = 512;
 };
+
+// A launch has one shape: that of the runs with most of the bytes.
+inline bool has_short_runs(const CopySet& set) {
+  int64_t short_bytes = 0, all_bytes = 0;
+  for (uint32_t part = 0; part < set.num_parts; ++part) {
+    const int64_t num_bytes = set.parts[part].num_positions * page_bytes(set.parts[part].plan);
+    all_bytes += num_bytes;
+    if (set.parts[part].plan.run_bytes <= kShortRun) short_bytes += num_bytes;
+  }
+  return 2 * short_bytes > all_bytes;
+}
 
 }  // namespace hicache

@@ -11,14 +11,11 @@ namespace hicache {
 
 struct CopyGuard;
 
-// Enqueues the register kernel on at most num_sms blocks; ids and guard are readable by the device.
-void launch_copy(const CopyParams& params, CopyGuard* guard, int num_sms, CUstream_st* stream);
-
-enum class IdPlace { kHost, kDevice };
+// Enqueues the register kernel on at most num_sms blocks; ids, plane tables and guard are readable
+// by the device.
+void launch_copy(const CopySet& set, CopyGuard* guard, int num_sms, CUstream_st* stream);
 
 struct CudaCopyOptions {
-  IdPlace src_ids_at;
-  IdPlace dst_ids_at;
   int device;           // of the stream
   int num_sms;          // 0: a quota by where the two buffers are
   CUstream_st* stream;  // nullptr is the legacy default stream
@@ -37,7 +34,8 @@ class CopyTicket {
 };
 
 // Host ids are checked before anything is enqueued, device ids by the kernel. Throws Error(kCuda)
-// where there is no driver, no such device, or a buffer that the device cannot reach.
-std::unique_ptr<CopyTicket> copy_sm_reg(const CopyParams& params, const CudaCopyOptions& options);
+// where there is no driver, no such device, or a buffer that the device cannot reach. Plane tables
+// must be readable by the device.
+std::unique_ptr<CopyTicket> copy_sm_reg(const CopySet& set, const CudaCopyOptions& options);
 
 }  // namespace hicache

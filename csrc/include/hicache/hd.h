@@ -6,3 +6,16 @@
 #else
 #define HICACHE_HD inline
 #endif
+
+namespace hicache {
+
+// Tells the compiler that a kernel finds `address` in global memory.
+template <class T>
+HICACHE_HD T* global(T* address) {
+#ifdef __CUDA_ARCH__
+  __builtin_assume(__isGlobal(address));
+#endif
+  return address;
+}
+
+}  // namespace hicache

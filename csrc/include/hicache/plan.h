@@ -32,25 +32,31 @@ enum AxisBit : uint32_t {
   kAxisLayer = 32,
 };
 
-constexpr int kMaxAxes = 6;
+constexpr int kMaxAxes = 5;  // all named layouts stay below it, whatever their head groups
 constexpr int64_t kMaxUnits = int64_t{1} << 31;  // exclusive; what FastDiv can divide
 
 struct Axis {
-  FastDiv extent;
+  int64_t extent;      // steps
   int64_t src_stride;  // bytes
   int64_t dst_stride;  // bytes
+  int32_t src_planes;  // entries of the plane table that one step passes; 0 without a table
+  int32_t dst_planes;
+  FastDiv div;  // by the extent
 };
 
 // One page of the source becomes one page of the destination in runs_per_page contiguous runs.
+// Offsets and strides of a side with a plane table count inside a plane [layer, kv].
 struct Plan {
-  int64_t src_offset;  // bytes from the base of the buffer to the window's first byte of page 0
+  int64_t src_offset;  // bytes from the base (or plane) to the window's first byte of page 0
   int64_t dst_offset;
   int64_t src_page_stride;
   int64_t dst_page_stride;
   int64_t src_num_pages;
   int64_t dst_num_pages;
   int64_t run_bytes;
-  FastDiv runs_per_page;
+  int64_t runs_per_page;  // locate() takes run numbers below 2^31: see Slices
+  int32_t src_plane;      // of the window's first byte
+  int32_t dst_plane;
   uint32_t num_axes;
   Axis axes[kMaxAxes];           // innermost first
   uint32_t axis_bits[kMaxAxes];  // AxisBit of each axis, for people
@@ -59,59 +65,57 @@ struct Plan {
       align_bytes;  // largest power of two <= 128 that divides every offset, stride and the run
 };
 
-// Where run `run` of the page pair lies, in bytes from the bases of the two buffers.
+HICACHE_HD int64_t page_bytes(const Plan& plan) { return plan.run_bytes * plan.runs_per_page; }
+
+// Where a byte of one side lies: an entry of the plane table, and bytes from its address; plane 0
+// is the buffer itself where there is no table.
+struct Place {
+  int32_t plane;
+  int64_t offset;
+};
+
+// Where run `run` of the page pair begins on both sides.
 HICACHE_HD void locate(const Plan& plan, int64_t src_page, int64_t dst_page, uint32_t run,
-                       int64_t& src, int64_t& dst) {
-  src = plan.src_offset + src_page * plan.src_page_stride;
-  dst = plan.dst_offset + dst_page * plan.dst_page_stride;
+                       Place& src, Place& dst) {
+  src = {plan.src_plane, plan.src_offset + src_page * plan.src_page_stride};
+  dst = {plan.dst_plane, plan.dst_offset + dst_page * plan.dst_page_stride};
 #ifdef __CUDA_ARCH__
 #pragma unroll
 #endif
   for (uint32_t i = 0; i < kMaxAxes; ++i) {
     if (i >= plan.num_axes) break;
     const Axis& axis = plan.axes[i];
-    const uint32_t outer = axis.extent.div(run);
-    const int64_t coord = run - outer * axis.extent.divisor;
-    src += coord * axis.src_stride;
-    dst += coord * axis.dst_stride;
+    const uint32_t outer = axis.div.div(run);
+    const auto coord = static_cast<int32_t>(run - outer * axis.div.divisor);
+    src.offset += coord * axis.src_stride;
+    dst.offset += coord * axis.dst_stride;
+    src.plane += coord * axis.src_planes;
+    dst.plane += coord * axis.dst_planes;
     run = outer;
   }
 }
 
-// How an executor cuts a copy into equal units: a page pair, a run of it, a segment of the run.
-struct Tiling {
-  int64_t segment_bytes;
-  FastDiv segments_per_run;
+// A page of more runs than locate() can number, as boxes of at most max_runs: plans of their own,
+// whose runs follow on from one to the next. Usually there is one, and it is the plan.
+class Slices {
+ public:
+  Slices(const Plan& plan, int64_t max_runs);
+  int64_t size() const { return size_; }
+  Plan at(int64_t slice) const;
+
+ private:
+  const Plan& plan_;
+  uint32_t cut_ = 0;    // the axis that is cut; the axes inside of it stay whole
+  int64_t steps_ = 1;   // of the cut axis in a slice
+  int64_t chunks_ = 1;  // of the cut axis
+  int64_t size_ = 1;
 };
 
-// The bytes of one unit. `position` indexes the id lists.
-struct Unit {
-  uint32_t position;
-  uint32_t run;
-  int64_t begin;  // bytes into the run
-  int64_t num_bytes;
-};
-
-HICACHE_HD Unit locate_unit(const Plan& plan, const Tiling& tiling, uint32_t unit) {
-  const uint32_t flat_run = tiling.segments_per_run.div(unit);
-  const uint32_t position = plan.runs_per_page.div(flat_run);
-  const uint32_t segment = unit - flat_run * tiling.segments_per_run.divisor;
-  const int64_t begin = segment * tiling.segment_bytes;
-  const int64_t left = plan.run_bytes - begin;
-  return {position, flat_run - position * plan.runs_per_page.divisor, begin,
-          left < tiling.segment_bytes ? left : tiling.segment_bytes};
-}
-
-// Segments of at most `max_segment_bytes`; throws Error(kLayout) where a page needs 2^31 units.
-Tiling make_tiling(const Plan& plan, int64_t max_segment_bytes);
-
-// How many positions one pass over units may cover, so that unit numbers stay divisible.
-inline int64_t max_positions(const Plan& plan, const Tiling& tiling) {
-  return (kMaxUnits - 1) / (int64_t{plan.runs_per_page.divisor} * tiling.segments_per_run.divisor);
-}
+enum class Planes { kOneBuffer, kTable };  // kTable: every [layer, kv] has an address of its own
 
 // One side of a copy, as the planner reads it: the LayoutSpec of hicache_ext.layout.
 struct PageLayout {
+  Planes planes;
   int64_t num_pages, page_size, num_layers, num_kv, num_heads, head_bytes, num_groups;
   int64_t stride_page, stride_layer, stride_kv, stride_group, stride_token, stride_head;
 };

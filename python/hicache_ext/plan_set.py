@@ -1,0 +1,130 @@
+"""What an executor takes: up to eight plans with their buffers and page ids, as one copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from hicache_ext import _C, arrays
+from hicache_ext.arrays import PageIds
+from hicache_ext.device_model import Direction
+from hicache_ext.errors import LayoutError
+from hicache_ext.layout import PagedBuffer
+from hicache_ext.plan import Plan, Side, make_plan
+
+MAX_PARTS: int = _C.MAX_PARTS
+
+
+class CopyPart(NamedTuple):
+    """Page src_page_ids[i] of `src` becomes page dst_page_ids[i] of `dst`, for every i.
+
+    Page ids: a sequence of int, or int32/int64 [n] of NumPy, torch or CuPy, in host or GPU memory;
+    both lists are equally long and may be empty. A negative id on either side is a hole: its
+    position is skipped. plan: from make_plan(src.spec, dst.spec, ...); by default of whole pages.
+    """
+
+    src: PagedBuffer
+    src_page_ids: PageIds
+    dst: PagedBuffer
+    dst_page_ids: PageIds
+    plan: Plan | None = None
+
+
+class PlanSet:
+    """Up to MAX_PARTS parts that are copied by one launch: full attention, its window, sidecars.
+
+    It keeps buffers and ids alive, and host ids are read when the copy starts. LayoutError, before
+    anything is written: a plan of other layouts, ids of a wrong type or unequal count, parts on
+    several GPUs, a destination that overlaps a source. Two parts may write one buffer; their pages
+    or windows must be apart.
+    """
+
+    def __init__(self, parts: Iterable[CopyPart]) -> None:
+        self.parts = tuple(part._replace(plan=_plan_for(part)) for part in parts)
+        self.native = _C.CopySet()
+        for part in self.parts:
+            _add(self.native, part)
+        self.gpu = _find_gpu(self.parts)
+        _require_apart(self.parts)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes to move if no position is a hole."""
+        return self.native.num_bytes
+
+    @property
+    def num_runs(self) -> int:
+        """Contiguous pieces of all parts, if no position is a hole."""
+        return self.native.num_runs
+
+    @property
+    def direction(self) -> Direction:
+        """Between which memories; of the first part, where they differ."""
+        if not self.parts:
+            return Direction.HOST_TO_HOST
+        return Direction.between(self.parts[0].src.device, self.parts[0].dst.device)
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return tuple(part.plan for part in self.parts if part.plan is not None)
+
+    def explain(self) -> str:
+        """The plan of every part, for people."""
+        texts = [f"part {i}: {plan.explain()}" for i, plan in enumerate(self.plans)]
+        return "\n".join(texts)
+
+
+def _plan_for(part: CopyPart) -> Plan:
+    src, dst, plan = part.src, part.dst, part.plan
+    if plan is None:
+        # The host side ascends: its end of a PCIe link wants whole lines one after the other.
+        from_host = src.device == "cpu" and dst.device != "cpu"
+        side = Side.SOURCE if from_host else Side.DESTINATION
+        return make_plan(src.spec, dst.spec, ascending=side)
+    if plan.src != src.spec or plan.dst != dst.spec:
+        raise LayoutError(
+            f"the plan is for {plan.src.name} -> {plan.dst.name} of other extents or strides than "
+            f"the buffers {src.spec.name} -> {dst.spec.name}"
+        )
+    return plan
+
+
+def _add(native: _C.CopySet, part: CopyPart) -> None:
+    assert part.plan is not None
+    native.add(
+        part.plan.native,
+        part.src.native,
+        _native_ids("source", part.src_page_ids),
+        part.dst.native,
+        _native_ids("destination", part.dst_page_ids),
+    )
+
+
+def _native_ids(side: str, ids: PageIds) -> npt.NDArray[Any] | _C.IdArray:
+    if not arrays.is_on_gpu(ids):
+        return arrays.host_page_ids(side, ids)
+    seen = arrays.gpu_page_ids(side, ids)
+    size = seen.num_bytes // seen.itemsize
+    return _C.IdArray(address=seen.address, width=seen.itemsize, size=size)
+
+
+def _find_gpu(parts: tuple[CopyPart, ...]) -> PagedBuffer | None:
+    """A buffer on the one GPU of the copy, if there is one."""
+    buffers = [buffer for part in parts for buffer in (part.src, part.dst)]
+    on_gpu = {buffer.device: buffer for buffer in buffers if buffer.device != "cpu"}
+    if len(on_gpu) > 1:
+        raise LayoutError(f"one copy on several GPUs: {', '.join(sorted(on_gpu))}")
+    return next(iter(on_gpu.values()), None)
+
+
+def _require_apart(parts: tuple[CopyPart, ...]) -> None:
+    for source in parts:
+        for target in parts:
+            if source.src.overlaps(target.dst):
+                raise LayoutError(
+                    f"source and destination overlap: {source.src.address:#x}+"
+                    f"{source.src.spec.num_bytes} and {target.dst.address:#x}+"
+                    f"{target.dst.spec.num_bytes}"
+                )
