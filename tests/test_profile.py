@@ -73,7 +73,7 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     if not _C.with_nvtx:
         pytest.skip("this build has no NVTX headers: neither toolkit nor the nvidia-nvtx wheel")
     compiler, setup = need("c++"), load_setup()
-    includes = setup.make_extension(setup.select_cuda(), "").include_dirs
+    includes = setup.make_extension(setup.select_cuda()).include_dirs
     flags = ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     flags += [f"-isystem{path}" for path in includes]
     folder = tmp_path_factory.mktemp("recorder")
