@@ -1,4 +1,4 @@
-"""The cost model against published figures: the choice of an executor cannot drift unseen."""
+"""The cost model: who can, what a copy costs by which of its properties, and the choice."""
 
 from __future__ import annotations
 
@@ -7,115 +7,76 @@ from dataclasses import replace
 
 import pytest
 from build_tools import ROOT
+from copy_works import D2D, D2H, H2D, H2H, MIB, bps, runs, seconds
 
-from hicache_ext import cost
-from hicache_ext.cost import EXECUTORS, PartWork, Work, choose, predict
-from hicache_ext.device_model import C2C, KIB, PCIE4, PCIE5, CopyEngine, Direction, default_model
-
-H2H, H2D = Direction.HOST_TO_HOST, Direction.HOST_TO_DEVICE
-D2H, D2D = Direction.DEVICE_TO_HOST, Direction.DEVICE_TO_DEVICE
-MIB = 1024 * KIB
-
-# LMCache on an H200 (its design document): max(entries * 0.6 us, bytes / 55 GB/s), no cliff.
-LMCACHE = replace(PCIE5, to_device=CopyEngine(55e9, call_s=0.0, entry_s=0.6e-6))
+from hicache_ext import cost_formulas
+from hicache_ext.copy_work import SEGMENT_BYTES, PartWork, Work
+from hicache_ext.cost import EXECUTORS, choose, predict
+from hicache_ext.device_model import KIB, PCIE4, PCIE5, CopyEngine, Direction, default_model
 
 
-def runs(run_bytes: int, num_runs: int, direction: Direction = H2D, **options: object) -> Work:
-    """A copy of one page of num_runs runs; `options` are Work's."""
-    return Work(direction, (PartWork(1, num_runs, run_bytes),), **options)  # type: ignore[arg-type]
-
-
-def seconds(work: Work, executor: str, model: cost.DeviceModel = PCIE5) -> float:
-    predicted = predict(work, executor, model).seconds
-    assert predicted is not None
-    return predicted
-
-
-def bps(work: Work, executor: str, model: cost.DeviceModel = PCIE5) -> float:
-    return work.num_bytes / seconds(work, executor, model)
-
-
-def test_lmcache_entries_cost_600_ns() -> None:
-    assert seconds(runs(4 * KIB, 100_000), "ce_batch", LMCACHE) == pytest.approx(60e-3)
-    assert bps(runs(MIB, 1000), "ce_batch", LMCACHE) == pytest.approx(55e9)
-
-
-@pytest.mark.parametrize(
-    ("run_kib", "times"), [(16, (1.8, 2.2)), (4, (7, 8.2)), (34, (0.95, 1.05))]
-)
-def test_lmcache_kernel_against_entries(run_kib: int, times: tuple[float, float]) -> None:
-    """2x faster at 16 KB, 7 to 8x at 4 KB, break-even at 34 KB."""
-    work = runs(run_kib * KIB, 100_000)
-    ratio = seconds(work, "ce_batch", LMCACHE) / seconds(work, "sm_reg", LMCACHE)
-    assert times[0] <= ratio <= times[1]
-
-
-@pytest.mark.parametrize(
-    ("run_kib", "gbps"), [(4, 4.0), (16, 6.3), (24, 6.7), (28, 39.9), (64, 51.4)]
-)
-def test_vllm_cliff_of_batched_copies_on_h100(run_kib: int, gbps: float) -> None:
-    assert bps(runs(run_kib * KIB, 50_000), "ce_batch") == pytest.approx(gbps * 1e9, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("run_kib", "num_runs", "executor"),
-    [
-        (8, 64, "sm_reg"),
-        (28, 64, "ce_batch"),
-        (24, 4096, "sm_reg"),
-        (64, 4096, "ce_batch"),
-        (4, 15, "ce_batch"),  # under 16 entries launch and ids dominate
-        (24, 15, "ce_batch"),
-    ],
-)
-def test_vllm_crossover_on_h100(run_kib: int, num_runs: int, executor: str) -> None:
-    assert choose(runs(run_kib * KIB, num_runs), PCIE5).executor == executor
-
-
-def test_sglang_one_block_has_64_kib_in_flight() -> None:
-    """64 KB / 1.3 us = 48 GB/s a block; 2 blocks 97 GB/s, bulk ring of 4 blocks 192 GB/s D2H."""
-    many = runs(4 * KIB, 1_000_000)
-    assert bps(replace(many, num_sms=1), "sm_reg", C2C) == pytest.approx(49e9, rel=0.04)
-    assert bps(replace(many, num_sms=2), "sm_reg", C2C) == pytest.approx(97e9, rel=0.05)
-    ring = runs(64 * KIB, 100_000, D2H, num_sms=4)
-    assert bps(ring, "sm_bulk", C2C) == pytest.approx(192e9, rel=0.01)
-    assert seconds(ring, "sm_bulk", C2C) <= seconds(ring, "sm_reg", C2C)
-
-
-def test_70b_tp8_prefix_of_8k_tokens() -> None:
-    """335 MB in 20 480 runs of 16 KiB: batch 51 ms, SMs 6.1 ms, staged 6.1 ms + a hidden gather."""
-    part = PartWork(128, 160, 16 * KIB, host_run_bytes=160 * 16 * KIB)
-    load, store = Work(H2D, (part,)), Work(D2H, (part,))
-    assert seconds(load, "ce_batch") == pytest.approx(52e-3, rel=0.03)
-    assert seconds(load, "sm_reg") == pytest.approx(6.1e-3, rel=0.02)
-    assert seconds(store, "ce_batch") == pytest.approx(12.3e-3, rel=0.01)  # the CPU's part
-    assert seconds(store, "staged") == pytest.approx(6.2e-3, rel=0.02)
-    assert choose(store, PCIE5).executor == "staged"
-    # A load of one layer, as load-back does them, has nothing to gather into large copies.
-    layer = PartWork(128, 2, 16 * KIB)
-    assert choose(Work(H2D, (layer,)), PCIE5).executor == "sm_reg"
-
-
-def test_line_share_of_reads_over_the_link() -> None:
-    """2 KiB aligned 1.0, 576 B aligned to 64 0.9, 256 B that begin 64 bytes into a line 0.67."""
-    assert cost._line_share(PartWork(1, 1, 2048, 128)) == 1.0
-    assert cost._line_share(PartWork(1, 1, 576, 64)) == pytest.approx(0.9)
-    assert cost._line_share(PartWork(1, 1, 256, 64)) == pytest.approx(0.667, abs=1e-3)
+def test_partial_lines_cost_link_time() -> None:
+    whole, partial = (
+        Work(H2D, (PartWork(1, 10**6, 576, align),), num_sms=20) for align in (128, 1)
+    )
+    assert bps(whole, "sm_reg") == pytest.approx(55e9 * 576 / 640, rel=0.01)
+    assert bps(partial, "sm_reg") == pytest.approx(55e9 * 576 / 768, rel=0.01)
 
 
 def test_short_words_keep_fewer_bytes_in_flight() -> None:
-    in_flight = [
-        cost._register_bytes_in_flight(PartWork(1, 1, 4096, align)) for align in (16, 8, 4, 2, 1)
+    blocks = [
+        cost_formulas.register_block(PartWork(1, 1, 4096, align)) for align in (16, 8, 4, 2, 1)
     ]
-    assert in_flight == [64 * KIB, 32 * KIB, 16 * KIB, 4 * KIB, 4 * KIB]
-    assert cost._register_bytes_in_flight(PartWork(1, 1, 256)) == 32 * KIB
+    in_flight = [block.bytes_in_flight / KIB for block in blocks]
+    assert in_flight == [64, 32, 16, 4, 4]
+    assert cost_formulas.register_block(PartWork(1, 1, 256)).bytes_in_flight == 32 * KIB
+    # 4 KiB + 1 B: the second round carries one byte.
+    assert cost_formulas.register_block(PartWork(1, 1, 4097)).bytes_in_flight < 33 * KIB
 
 
-def test_in_the_device_sms_copy() -> None:
-    """Copy engines stay at 87 GiB/s there (NCCL issue 2177)."""
-    choice = choose(runs(MIB, 1000, D2D), PCIE5)
-    assert choice.executor == "sm_reg"
-    assert bps(runs(MIB, 1000, D2D), "ce_batch") == pytest.approx(87 * 2**30, rel=0.01)
+def test_bulk_ring_holds_more_than_registers() -> None:
+    """Three of its four slots are on their way; short runs leave shared memory empty."""
+    block = cost_formulas._bulk_block(PartWork(1, 1, 64 * KIB))
+    assert block == (2, 2 * 3 * 16 * KIB)
+    assert cost_formulas._bulk_block(PartWork(1, 1, 256)) == (128, 128 * 3 * 256)
+
+
+def test_quota_inside_the_device() -> None:
+    """A quarter of the SMs by default; none of them passes what its port lets through."""
+    work = runs(4 * KIB, 10**6, D2D)
+    assert seconds(work, "sm_reg") == seconds(replace(work, num_sms=33), "sm_reg")
+    one = bps(replace(work, num_sms=1), "sm_reg", replace(PCIE5, device_round_trip_s=0.1e-6))
+    assert one == pytest.approx(PCIE5.sm_port_bps, rel=0.01)
+
+
+def test_staging_hides_the_kernel_or_the_link() -> None:
+    """Launches for each of ten chunks, the first gather, then the slower of the two."""
+    num_bytes = 10 * PCIE5.staging_bytes
+    part = PartWork(10, num_bytes // 10 // 4096, 4096, host_run_bytes=num_bytes // 10)
+    work, fixed_s = Work(D2H, (part,)), 10 * PCIE5.launch_s + PCIE5.upload_s
+    kernel_s, link_s = num_bytes / PCIE5.device_copy_bps, num_bytes / 55e9 + 5e-6
+    assert seconds(work, "staged") == pytest.approx(fixed_s + kernel_s / 10 + link_s)
+    slow_s = num_bytes / 20e9
+    slow = replace(PCIE5, device_copy_bps=20e9)
+    assert seconds(work, "staged", slow) == pytest.approx(fixed_s + slow_s / 10 + slow_s)
+    # What the copy engine sees are the objects on the host, not the runs of the kernel.
+    small = Work(H2D, (PartWork(16, 6, 4 * KIB, host_run_bytes=24 * KIB),))
+    each = PCIE5.to_device.entry_seconds(16, 24 * KIB)
+    assert seconds(small, "staged") == pytest.approx(18e-6 + 16 * each, rel=0.05)
+
+
+def test_reason_names_what_bounds_both() -> None:
+    work, executors = runs(16 * KIB, 20_480), ("ce_batch", "sm_reg")
+    assert choose(work, PCIE5, executors).reason == (
+        "the link at 55 GB/s; ce_batch would take 8.7 times as long: "
+        "the copy engine: 6.3 GB/s with entries of 16384 B"
+    )
+    near = "the link at 55 GB/s; sm_reg is not 1.1 times as fast, and asks for more"
+    assert choose(runs(MIB, 1000), PCIE5, executors).reason == near
+    on_host = choose(runs(MIB, 64, H2H, num_threads=4), PCIE5)
+    assert on_host.reason.startswith("memory at 44 GB/s; cpu_ref would take 4 times as long")
+    fastest_other = choose(runs(8 * KIB, 10**5, D2H), PCIE5).reason
+    assert "sm_bulk is not" in fastest_other or "sm_reg is not" in fastest_other
 
 
 def test_on_the_host_threads_are_worth_their_waking() -> None:
@@ -125,6 +86,10 @@ def test_on_the_host_threads_are_worth_their_waking() -> None:
     assert seconds(small, "cpu_ref") == seconds(small, "cpu")
     short, long = runs(256, 8_000, H2H), runs(2_048, 1_000, H2H)
     assert 0.5 < bps(short, "cpu") / bps(long, "cpu") < 0.75
+    middle = runs(2 * KIB, 2048, H2H, num_threads=2)
+    host = PCIE5.host
+    by_two = 4 * MIB / 22e9 + 2048 * host.run_s / 2 + host.wake_s
+    assert seconds(middle, "cpu") == pytest.approx(by_two)
     many = replace(large, num_threads=64)
     assert bps(many, "cpu") == pytest.approx(PCIE5.host.memory_bps, rel=0.02)
 
@@ -134,8 +99,7 @@ def test_on_the_host_threads_are_worth_their_waking() -> None:
     [
         ({}, {"cpu", "cpu_ref"}),
         ({"is_capturing": True}, {"cpu", "cpu_ref", "ce_batch", "staged"}),
-        ({"host_ids_on_device": True}, {"cpu", "cpu_ref", "ce_batch", "staged"}),
-        ({"device_ids_on_device": True}, {"cpu", "cpu_ref", "ce_batch"}),
+        ({"has_device_ids": True}, {"cpu", "cpu_ref", "ce_batch", "staged"}),
         ({"direction": H2H}, {"ce_batch", "staged", "sm_reg", "sm_bulk"}),
         ({"direction": D2D}, {"cpu", "cpu_ref", "staged"}),
     ],
@@ -153,6 +117,12 @@ def test_bulk_ring_needs_sm_90_and_16_bytes() -> None:
     odd = Work(H2D, (PartWork(1, 9, 4096), PartWork(1, 9, 4104, align_bytes=8)))
     assert predict(odd, "sm_bulk", PCIE5).limit == "needs runs aligned to 16 B, these are to 8 B"
     assert predict(replace(odd, parts=odd.parts[:1]), "sm_bulk", PCIE5).seconds is not None
+
+
+def test_ids_on_the_device_need_no_upload() -> None:
+    there = runs(4 * KIB, 10, has_host_ids=False, has_device_ids=True)
+    mixed = replace(there, has_host_ids=True)
+    assert seconds(mixed, "sm_reg") - seconds(there, "sm_reg") == pytest.approx(PCIE5.upload_s)
 
 
 def test_capture_never_takes_the_copy_engine() -> None:
@@ -205,6 +175,15 @@ def test_quota_bounds_the_speed() -> None:
     )
 
 
+def test_no_entry_is_faster_than_the_link() -> None:
+    table = dict(entry_bytes=(4 * KIB,), counts=(1,), speeds=((50e9,),))
+    assert CopyEngine(10e9, **table).entry_bps(1, 4 * KIB) == 10e9  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="of 1 sizes and 2 counts"):
+        CopyEngine(10e9, **table | {"counts": (1, 2)})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="DeviceModel: launch_s=-1"):
+        replace(PCIE5, launch_s=-1)
+
+
 def test_default_model_keeps_the_device_it_is_for() -> None:
     model = default_model("pcie4", sm_version=120, num_sms=170)
     assert (model.name, model.sm_version, model.num_sms) == ("PCIe 4 x16", 120, 170)
@@ -217,12 +196,12 @@ def test_kernel_numbers_are_those_of_the_kernels() -> None:
     header = (ROOT / "csrc/include/hicache/copy_worker.h").read_text()
     shape = r"struct {}RunShape {{\s*static constexpr int kLanes = (\d+), kUnroll = (\d+), kThreads"
     for name, round_bytes, num_workers in (
-        ("Short", cost._SHORT_ROUND, cost._SHORT_WORKERS),
-        ("Long", cost._LONG_ROUND, cost._LONG_WORKERS),
+        ("Short", cost_formulas._SHORT_ROUND, cost_formulas._SHORT_WORKERS),
+        ("Long", cost_formulas._LONG_ROUND, cost_formulas._LONG_WORKERS),
     ):
         found = re.search(shape.format(name) + r" = (\d+)", header)
         assert found is not None
         lanes, unroll, threads = map(int, found.groups())
         assert (lanes * unroll * 16, threads // lanes) == (round_bytes, num_workers)
-    assert f"kShortRun = {cost._SHORT_RUN};" in header
-    assert f"kSegmentBytes = {cost._SEGMENT_BYTES};" in header
+    assert f"kShortRun = {cost_formulas._SHORT_RUN};" in header
+    assert f"kSegmentBytes = {SEGMENT_BYTES};" in header

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 KIB = 1024
@@ -30,6 +31,24 @@ class Direction(Enum):
         return cls(f"{src} -> {dst}")
 
 
+def _check_numbers(model: CopyEngine | HostModel | DeviceModel) -> None:
+    """Raises ValueError for what is no size, time or speed: a speed of 0 divides."""
+    for field in fields(model):
+        value = getattr(model, field.name)
+        is_speed = field.name.endswith("bps") or field.name == "speeds"
+        for number in _numbers(value):
+            if not (number > 0 if is_speed else number >= 0) or math.isinf(number):
+                raise ValueError(f"{type(model).__name__}: {field.name}={value}")
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _numbers(part)
+
+
 @dataclass(frozen=True)
 class CopyEngine:
     """A batched copy call in one direction: call_s + n * max(entry_s, bytes / speed).
@@ -41,9 +60,18 @@ class CopyEngine:
     peak_bps: float  # bytes/s of one large copy
     call_s: float = 5e-6  # LMCache
     entry_s: float = 0.6e-6  # LMCache, H200, CUDA 13.0
+    single_s: float = 2.3e-6  # an entry that is a call of its own: FlexKV, H20
     entry_bytes: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
     speeds: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        if [len(row) for row in self.speeds] != [len(self.counts)] * len(self.entry_bytes):
+            raise ValueError(
+                f"CopyEngine: speeds={self.speeds} of {len(self.entry_bytes)} sizes and "
+                f"{len(self.counts)} counts"
+            )
 
     def entry_seconds(self, num_entries: int, entry_bytes: float) -> float:
         """What one entry of entry_bytes adds to a call of num_entries."""
@@ -78,6 +106,9 @@ class HostModel:
     run_s: float = 15e-9  # to locate a run and begin with it
     wake_s: float = 10e-6  # until other threads are at work
 
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+
 
 @dataclass(frozen=True)
 class DeviceModel:
@@ -99,6 +130,9 @@ class DeviceModel:
     bulk_op_s: float = 20e-9  # one bulk copy of the shared-memory ring; inferred
     staging_bytes: int = 32 << 20  # one of the two staging buffers
     host: HostModel = HostModel()
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
 
     def engine(self, direction: Direction) -> CopyEngine:
         """The copy engine in this direction; there is none from host to host."""
