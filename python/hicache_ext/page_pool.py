@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from .allocator import PageAllocator, PageState
 from .errors import LayoutError, LifetimeError, PageIndexError
+from .hazards import Access, Hazards
 from .layout import LayoutSpec, PagedBuffer
 from .tier import Tier
 
@@ -25,6 +26,7 @@ class PagePool(ABC):
         self.tier = tier
         self.spec = spec
         self.allocator = PageAllocator(spec.num_pages, name)
+        self.hazards = Hazards(spec.num_pages)
         self._buffer: PagedBuffer | None = None
         # Asked for every page of a read or write; the spec computes them anew each time.
         self._is_page_contiguous = spec.is_page_contiguous
@@ -55,13 +57,35 @@ class PagePool(ABC):
         """Number of pages, whatever their state."""
         return self.allocator.capacity
 
-    def alloc(self, num_pages: int, state: PageState = PageState.RESERVED) -> list[int] | None:
-        """PageAllocator.alloc: page ids, or None if they do not fit. LifetimeError if closed."""
-        return self._open().allocator.alloc(num_pages, state)
+    def alloc(
+        self, num_pages: int, state: PageState = PageState.RESERVED, *, stream: Any = None
+    ) -> list[int] | None:
+        """PageAllocator.alloc: page ids, or None if they do not fit. LifetimeError if closed.
+
+        A page may be freed while a copy still uses it. It is handed out again when that copy is
+        done: this waits for it, or with a stream lets the stream wait, on which alone the pages may
+        be used then. Pages rest in the free list as long as possible, so that this is rare. (Giving
+        out other pages first would depend on timing, and ranks would part.)
+        """
+        page_ids = self._open().allocator.alloc(num_pages, state)
+        if page_ids:
+            try:
+                self.hazards.wait(page_ids, Access.WRITE, stream)
+            except BaseException:
+                self._take_back(page_ids, state)
+                raise
+        return page_ids
 
     def free(self, page_ids: Iterable[int]) -> None:
-        """PageAllocator.free. LifetimeError if closed."""
+        """PageAllocator.free. LifetimeError if closed. Does not wait for copies: alloc() does."""
         self._open().allocator.free(page_ids)
+
+    def wait_for_copies(
+        self, page_ids: Iterable[int] | None, access: Access, stream: Any = None
+    ) -> None:
+        """Before a kernel or a thread of the caller's own reads or writes pages: blocks until no
+        copy is in its way; with a stream, lets that stream wait instead. None = every page."""
+        self._open().hazards.wait(page_ids, access, stream)
 
     def move(self, page_ids: Iterable[int], to: PageState) -> None:
         """PageAllocator.move. LifetimeError if closed."""
@@ -97,7 +121,7 @@ class PagePool(ABC):
     def close(self) -> None:
         """Give the memory back; a second close does nothing.
 
-        LifetimeError, and nothing is changed, while pages are in I/O: a copy or a store would
+        LifetimeError, and nothing is changed, while pages are in I/O or under a copy, which would
         write into memory that is somebody else's by then.
         """
         num_io = self.allocator.counts()[PageState.IO]
@@ -106,8 +130,17 @@ class PagePool(ABC):
             raise LifetimeError(
                 f"pool {self.name!r}: close: {num_io} pages are in I/O: {pages[:8]}"
             )
+        if not self.is_closed and (busy := self.hazards.pages()):
+            raise LifetimeError(
+                f"pool {self.name!r}: close: copies read or write {len(busy)} pages: {busy[:8]}"
+            )
         if not self.is_closed:
             self._close()
+
+    def _take_back(self, page_ids: list[int], state: PageState) -> None:
+        if state == PageState.IO:  # from which nothing is freed
+            self.allocator.move(page_ids, PageState.RESERVED)
+        self.allocator.free(page_ids)
 
     def _open(self) -> PagePool:
         _ = self.buffer  # raises if closed

@@ -2,11 +2,13 @@
 
 from .allocator import PageAllocator, PageState
 from .device_pool import DevicePool
+from .hazards import Access
 from .host_buffer import HostBuffer, HugePages, PinMode, Sharing, slot_stride
 from .host_pool import HostPool, aligned_slots
 from .page_pool import PagePool
 
 __all__ = [
+    "Access",
     "DevicePool",
     "HostBuffer",
     "HostPool",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hicache_ext.copy import Plan, Ticket, copy_pages, make_plan
-from hicache_ext.errors import CapacityError, HiCacheError, LayoutError, TreeError
+from hicache_ext.copy import Plan, copy_pages, make_plan
+from hicache_ext.errors import CapacityError, LayoutError, TreeError
 from hicache_ext.pool import PagePool, PageState
+from hicache_ext.ticket import Ticket, drain, results
 from hicache_ext.tier import Tier
 
 Pages = Mapping[str, Sequence[int]]
@@ -24,14 +24,11 @@ class Copies:
 
     def wait(self) -> None:
         """Waits until no copy touches its pages any more, well or not."""
-        for ticket in self._tickets:
-            with contextlib.suppress(HiCacheError):  # result() is where it is told
-                ticket.wait()
+        drain(self._tickets)
 
     def result(self) -> int:
         """Waits; returns the bytes moved, or raises what went wrong once all have stopped."""
-        self.wait()
-        return sum(ticket.result() for ticket in self._tickets)
+        return results(self._tickets)
 
 
 class PoolSet:

@@ -1,0 +1,93 @@
+"""Pages of a pool under running copies: what alloc, free and close do."""
+
+import pytest
+from fake_gpu import FakeGpu
+
+from hicache_ext.errors import CudaError, LifetimeError
+from hicache_ext.layout import LayoutSpec
+from hicache_ext.pool import Access, DevicePool, HostPool, PagePool, PageState
+from hicache_ext.ticket import Ticket
+
+SPEC = LayoutSpec.make(
+    "page_unified", num_pages=4, page_size=2, num_layers=1, num_heads=1, head_bytes=8
+)
+
+
+@pytest.fixture(params=[HostPool, DevicePool])
+def pool(request) -> PagePool:
+    return request.param(SPEC, name="full")
+
+
+def copying(pool: PagePool, page_ids: list[int], access: Access, **fate) -> Ticket:
+    gpu = FakeGpu(0)
+    ticket = Ticket(0, (pool.buffer,), gpu.start(1, lambda: None, **fate))
+    pool.hazards.record(page_ids, access, ticket)
+    return ticket
+
+
+@pytest.mark.parametrize("access", list(Access))
+def test_a_freed_page_is_handed_out_again_when_its_copy_is_done(pool, access) -> None:
+    ids = pool.alloc(4)
+    ticket = copying(pool, ids[1:2], access)
+    pool.free(ids)  # at once: the ledger is the same on every rank, whatever its copies do
+    assert pool.num_free == 4
+    assert pool.alloc(1) == ids[:1] and not ticket.query()
+    assert pool.alloc(1) == ids[1:2] and ticket.query()
+
+
+def test_alloc_for_a_stream_lets_the_stream_wait(pool) -> None:
+    pool.free(ids := pool.alloc(4))
+    ticket = copying(pool, ids, Access.READ)
+    assert pool.alloc(4, stream=7) == ids
+    gpu = ticket._running._gpu
+    assert not ticket.query() and list(gpu.streams[7]) == [ticket._running]
+
+
+@pytest.mark.parametrize("state", [PageState.RESERVED, PageState.IO, PageState.ATTACHED])
+def test_alloc_that_cannot_wait_takes_nothing(pool, state) -> None:
+    pool.free(ids := pool.alloc(4))
+    ticket = copying(pool, ids, Access.READ)
+    with pytest.raises(ValueError, match="not a CUDA stream"):
+        pool.alloc(2, state, stream="one")
+    assert pool.num_free == 4
+    pool.allocator.check_integrity()
+    ticket.wait()
+
+
+def test_a_failed_copy_does_not_keep_its_pages(pool) -> None:
+    pool.free(ids := pool.alloc(4))
+    ticket = copying(pool, ids, Access.WRITE, fails=CudaError("told by the ticket"))
+    assert pool.alloc(4) == ids
+    with pytest.raises(CudaError, match="told by the ticket"):
+        ticket.result()
+
+
+def test_a_kernel_of_the_callers_own_waits(pool) -> None:
+    ticket = copying(pool, [2], Access.READ)
+    pool.wait_for_copies([2], Access.READ)
+    pool.wait_for_copies([0, 1, 3], Access.WRITE)
+    assert not ticket.query()
+    pool.wait_for_copies(None, Access.WRITE)
+    assert ticket.query()
+
+
+def test_close_refuses_under_a_copy_and_names_the_pages(pool) -> None:
+    ticket = copying(pool, [3, 1], Access.READ)
+    with pytest.raises(LifetimeError, match=r"'full': close: copies .* 2 pages: \[1, 3\]"):
+        pool.close()
+    assert not pool.is_closed and pool.buffer.address
+    ticket.wait()
+    pool.close()  # the ticket lives on, but owns nothing any more
+    assert pool.is_closed and ticket.query()
+
+
+def test_memory_refuses_to_close_under_a_copy_that_no_pool_knows(pool) -> None:
+    if not isinstance(pool, HostPool):
+        pytest.skip("torch keeps what a ticket holds")
+    gpu = FakeGpu(0)
+    ticket = Ticket(0, (pool.buffer,), gpu.start(1, lambda: None))
+    for closing in (pool.close, pool.memory.close):
+        with pytest.raises(LifetimeError, match=f"views of the host memory of {SPEC.num_bytes} "):
+            closing()
+    ticket.wait()
+    pool.close()
