@@ -1,44 +1,32 @@
-"""LocalStore: what is on disk, what is refused at open, and what a damaged page becomes."""
+"""LocalStore: what is on disk, and what a damaged page or index becomes."""
 
-import random
+import secrets
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from store_tools import (
+    BASE,
+    HEADER_BYTES,
+    PAGE_BYTES,
+    RECORD_BYTES,
+    SLOT_BYTES,
+    files,
+    flip,
+    get,
+    get_all,
+    key_of,
+    only,
+    open_store,
+    overwrite,
+    page_of,
+    put,
+    record_of,
+    slot_of,
+)
 
-from hicache_ext.storage import LocalStore, StoreNamespace
-from hicache_ext.storage.page_file import HEADER_BYTES
-
-PAGE_BYTES = 5000
-BASE = StoreNamespace("gemma", "r1", "float32", {"num_layers": 18, "num_kv": 2}, 16, "0/2")
-
-
-def open_store(root: Path, namespace: StoreNamespace = BASE, **options) -> LocalStore:
-    return LocalStore(root, {"full": namespace}, {"full": PAGE_BYTES}, **options)
-
-
-def key_of(i: int) -> bytes:
-    return random.Random(i).randbytes(32)
-
-
-def page_of(i: int) -> bytes:
-    return random.Random(-i - 1).randbytes(PAGE_BYTES)
-
-
-def put(store: LocalStore, numbers) -> list[bool]:
-    pages = [memoryview(page_of(i)) for i in numbers]
-    return store.write_from("full", [key_of(i) for i in numbers], pages)
-
-
-def get(store: LocalStore, i: int) -> bytes | None:
-    buffer = bytearray(b"\xa5" * PAGE_BYTES)
-    (found,) = store.read_into("full", [key_of(i)], [memoryview(buffer)])
-    return bytes(buffer) if found else None
-
-
-def page_file(root: Path, i: int) -> Path:
-    (path,) = root.rglob(key_of(i).hex())
-    return path
+from hicache_ext.storage import LocalStore
+from hicache_ext.storage.index import Kind, PageFormat, Place, Record
 
 
 @pytest.fixture
@@ -52,37 +40,54 @@ def test_a_fresh_store_finds_everything(root: Path) -> None:
     with_pages.close()
     store = open_store(root)
     assert store.stats()["num_pages"] == 20
-    assert [get(store, i) for i in range(20)] == [page_of(i) for i in range(20)]
+    assert get_all(store, range(20)) == [page_of(i) for i in range(20)]
     assert store.stats()["num_corrupt_pages"] == 0
 
 
-def test_folders_are_private_and_the_file_is_header_and_payload(root: Path) -> None:
+def test_files_are_private_and_a_batch_lies_in_adjacent_slots(root: Path) -> None:
     store = open_store(root)
-    put(store, [1])
-    path = page_file(root, 1)
-    for folder in (root, path.parent, path.parent.parent):
+    put(store, [3, 1, 2])
+    put(store, [1, 5])
+    pages, index = only(root, "pages"), only(root, "index")
+    for folder in (root, pages.parent):
         assert folder.stat().st_mode & 0o777 == 0o700, folder
-    assert path.stat().st_mode & 0o777 == 0o600
-    content = path.read_bytes()
-    assert content[HEADER_BYTES:] == page_of(1) and key_of(1) in content[:HEADER_BYTES]
-    assert [p.name for p in path.parent.iterdir()] == [path.name], "a temporary file is left"
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (pages, index))
+    content = b"".join(page_of(i) + bytes(SLOT_BYTES - PAGE_BYTES) for i in (3, 1, 2, 5))
+    assert pages.read_bytes() == content
+    assert index.stat().st_size == HEADER_BYTES + 4 * RECORD_BYTES
+    names = {path.name for path in pages.parent.iterdir()}
+    assert names == {"MANIFEST.json", pages.name, index.name}
 
 
-def test_known_answer_pins_the_file_format(root: Path) -> None:
+def test_known_answer_pins_the_format(root: Path, monkeypatch) -> None:
+    monkeypatch.setattr(secrets, "randbits", lambda bits: 0x1122334455667788)
     store = LocalStore(root, {"full": BASE}, {"full": 16})
-    store.write_from("full", [bytes(range(32))], [memoryview(bytes(16))])
-    (path,) = root.rglob(bytes(range(32)).hex())
-    assert path.parent.parent.name == KNOWN_FOLDER
-    assert path.read_bytes().hex() == KNOWN_FILE + bytes(24 + 16).hex()
+    key = bytes(range(32))
+    store.write_from("full", [key], [memoryview(bytes(16))])
+    assert store.remove("full", [key]) == 1
+    index = only(root, "index")
+    assert (index.parent.name, index.name) == (KNOWN_FOLDER, "1122334455667788.index")
+    assert index.read_bytes().hex() == KNOWN_HEADER + KNOWN_PAGE + KNOWN_TOMBSTONE
+    assert only(root, "pages").read_bytes() == bytes(4096)
 
 
 KNOWN_FOLDER = "full-9043b3f7b143aa42ce2c3d53"
-KNOWN_FILE = (
-    "48494350414745000100000080000000100000000000000084ef611340222b00"
-    "d98677ae192187112f7150e2a706134667ac7473534cdddc0001020304050607"
-    "08090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f96dfbbad3673e193"
-    "16bf228c65ba1a1a"
-)  # magic, version, header bytes, payload bytes, namespace, key, checksum
+# magic, version, record bytes, page bytes, segment, namespace
+KNOWN_HEADER = (
+    "484943494e444558" "02000000" "48000000" "1000000000000000" "8877665544332211"
+    "84ef611340222b00d98677ae192187112f7150e2a706134667ac7473534cdddc"
+)  # fmt: skip
+# kind, slot, segment, key, checksum of the page, checksum of the record
+KNOWN_PAGE = (
+    "01000000" "00000000" "8877665544332211"
+    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+    "96dfbbad3673e19316bf228c65ba1a1a" "94fa01115a581aa3"
+)  # fmt: skip
+KNOWN_TOMBSTONE = (
+    "02000000" "00000000" "8877665544332211"
+    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+    "00000000000000000000000000000000" "dc53471dde1fcea2"
+)  # fmt: skip
 
 
 CHANGES = [
@@ -110,105 +115,135 @@ def test_layout_order_does_not_change_the_digest() -> None:
     assert replace(BASE, layout=layout).digest() == BASE.digest()
 
 
-def damage(path: Path, how: str) -> None:
-    content = bytearray(path.read_bytes())
+def damage(root: Path, how: str, i: int) -> None:
+    """Of the last page in its file."""
+    path, offset = slot_of(root, i)
     if how == "truncated":
-        content = content[:-1]
-    elif how == "header only":
-        content = content[:HEADER_BYTES]
-    elif how == "half a header":
-        content = content[: HEADER_BYTES // 2]
-    elif how == "empty":
-        content = bytearray()
+        content = path.read_bytes()[: offset + PAGE_BYTES - 1]
+        path.write_bytes(content)
+    elif how == "missing":
+        path.write_bytes(path.read_bytes()[:offset])
     elif how == "zeros":
-        content = bytearray(len(content))
-    elif how == "other version":
-        content[8] += 1
-    path.write_bytes(content)
+        overwrite(path, offset, bytes(PAGE_BYTES))
+    elif how == "another's":
+        overwrite(path, offset, page_of(0))
+    else:
+        flip(path, offset + PAGE_BYTES - 1, 7)
 
 
-DAMAGES = ["truncated", "header only", "half a header", "empty", "zeros", "other version"]
-
-
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("how", ["truncated", "missing", "zeros", "another's", "flipped"])
 @pytest.mark.parametrize("opened", ["before", "after"])
 def test_a_damaged_page_is_a_counted_miss_and_is_dropped(root: Path, how: str, opened: str) -> None:
     store = open_store(root)
     put(store, range(3))
-    get(store, 0)  # the reader's header buffer holds a good header, which must not be believed
-    path = page_file(root, 1)
-    damage(path, how)
+    damage(root, how, 2)
     if opened == "after":
         store.close()
         store = open_store(root)
     buffers = [bytearray(page_of(i)) for i in range(3)]  # what a careless reader would believe
     keys = [key_of(i) for i in range(3)]
     views = [memoryview(b) for b in buffers]
-    assert store.read_into("full", keys, views) == [True, False, True]
-    assert store.stats()["num_corrupt_pages"] == 1 and not path.exists()
-    assert store.exists("full", keys) == [True, False, True]
-    assert put(store, [1]) == [True] and get(store, 1) == page_of(1)
+    assert store.read_into("full", keys, views) == [True, True, False]
+    assert store.stats()["num_corrupt_pages"] == 1
+    assert store.exists("full", keys) == [True, True, False]
+    assert open_store(root).exists("full", keys) == [True, True, False], "not dropped on disk"
+    assert put(store, [2]) == [True] and get(store, 2) == page_of(2)
+    assert get(open_store(root), 2) == page_of(2)
 
 
-def test_every_flipped_bit_of_the_header_and_any_of_the_payload_is_found(root: Path) -> None:
+def test_all_pages_of_a_lost_file_are_dropped(root: Path) -> None:
     store = open_store(root)
-    rng = random.Random(7)
-    bits = [*range(8 * HEADER_BYTES), *(rng.randrange(8 * PAGE_BYTES) for _ in range(200))]
-    put(store, [1])
-    content = page_file(root, 1).read_bytes()
-    for number, bit in enumerate(bits):
-        is_payload = number >= 8 * HEADER_BYTES
-        flipped = bytearray(content)
-        flipped[bit // 8 + (HEADER_BYTES if is_payload else 0)] ^= 1 << bit % 8
-        path = root / page_file_name(root)
-        path.write_bytes(flipped)
-        assert get(store, 1) is None, f"{bit=} {is_payload=}"
-    assert store.stats()["num_corrupt_pages"] == len(bits)
+    put(store, range(3))
+    only(root, "pages").unlink()
+    assert get_all(store, range(3)) == [None] * 3
+    assert store.exists("full", [key_of(i) for i in range(3)]) == [False] * 3
+    store.close()
+    store = open_store(root)
+    assert put(store, range(3)) == [True] * 3
+    assert get_all(open_store(root), range(3)) == [page_of(i) for i in range(3)]
 
 
-def page_file_name(root: Path) -> str:
-    name = key_of(1).hex()
-    (folder,) = (path.name for path in root.glob("full-*"))
-    return f"{folder}/{name[0]}/{name}"
-
-
-def test_a_page_under_another_key_is_a_miss(root: Path) -> None:
+def test_every_flipped_bit_of_an_index_is_found(root: Path) -> None:
+    """A flipped header loses the segment, a flipped record its page; a new write goes elsewhere."""
     store = open_store(root)
     put(store, [1, 2])
-    page_file(root, 1).write_bytes(page_file(root, 2).read_bytes())
-    assert get(store, 1) is None and get(store, 2) == page_of(2)
-
-
-def test_a_payload_is_worth_nothing_under_another_key(root: Path) -> None:
+    store.close()
+    path, offset = record_of(root, 2)
+    bits = [(byte, bit) for byte in range(offset + RECORD_BYTES) for bit in range(8)]
+    for byte, bit in bits[:: 1 + HEADER_BYTES // 32]:
+        flip(path, byte, bit)
+        store = open_store(root)
+        found = [page is not None for page in get_all(store, [1, 2])]
+        in_first = HEADER_BYTES <= byte < offset
+        assert found == ([False, False] if byte < HEADER_BYTES else [not in_first, in_first])
+        assert store.stats()["num_corrupt_pages"] == 1, f"{byte=} {bit=}"
+        store.close()
+        flip(path, byte, bit)
+    flip(path, offset, 0)
     store = open_store(root)
-    put(store, [1, 2])
-    forged = page_file(root, 2).read_bytes().replace(key_of(2), key_of(1))
-    page_file(root, 1).write_bytes(forged)
+    assert put(store, [2, 3]) == [True, True] and len(files(root, "index")) == 2
+    assert get_all(open_store(root), [1, 2, 3]) == [page_of(i) for i in (1, 2, 3)]
+
+
+def test_two_swapped_pages_are_two_misses(root: Path) -> None:
+    store = open_store(root)
+    put(store, [1, 2, 3])
+    (path, one), (_, two) = slot_of(root, 1), slot_of(root, 2)
+    overwrite(path, one, page_of(2))
+    overwrite(path, two, page_of(1))
+    assert get_all(store, [1, 2, 3]) == [None, None, page_of(3)]
+
+
+def test_a_page_is_worth_nothing_under_another_key(root: Path) -> None:
+    """A record that is whole, but tells another key's checksum and slot."""
+    store = open_store(root)
+    put(store, [2])
+    index = only(root, "index")
+    segment = int(index.stem, 16)
+    page_format = PageFormat("full", BASE.digest(), PAGE_BYTES)
+    checksum = page_format.checksum(key_of(2), memoryview(page_of(2)))
+    forged = [Record(Kind.PAGE, Place(segment, 0), key_of(1), checksum)]
+    with index.open("ab") as file:
+        file.write(page_format.pack(segment, forged))
+    assert store.exists("full", [key_of(1)]) == [True]
     assert get(store, 1) is None, "the checksum is not seeded by the key"
+    assert get(store, 2) == page_of(2)
 
 
-def test_a_page_of_another_namespace_under_our_name_is_a_miss(root: Path) -> None:
+def test_the_index_of_another_segment_or_namespace_is_refused(root: Path) -> None:
     store, other = open_store(root), open_store(root, replace(BASE, shard="1/2"))
     put(store, [1])
     put(other, [1])
-    mine, theirs = sorted(root.rglob(key_of(1).hex()))
-    assert mine.read_bytes() != theirs.read_bytes()
-    mine.write_bytes(theirs.read_bytes())
-    assert [get(store, 1), get(other, 1)].count(None) == 1
+    mine, theirs = files(root, "index")
+    for source, target in ((theirs, mine), (mine, mine.with_name(f"{'0' * 16}.index"))):
+        kept = target.read_bytes() if target.exists() else None
+        target.write_bytes(source.read_bytes())
+        target.with_suffix(".pages").touch()
+        both = open_store(root), open_store(root, replace(BASE, shard="1/2"))
+        assert sum(s.stats()["num_corrupt_pages"] for s in both) == 1
+        target.unlink() if kept is None else target.write_bytes(kept)
 
 
+@pytest.mark.parametrize("suffix", ["pages", "index"])
 @pytest.mark.parametrize("what", ["link", "folder", "dangling link"])
-def test_something_else_in_a_page_s_place_is_a_miss(root: Path, tmp_path, what: str) -> None:
-    store = open_store(root)
-    put(store, [1])
-    path, elsewhere = page_file(root, 1), tmp_path / "elsewhere"
+def test_something_else_in_a_file_s_place_is_a_miss(
+    root: Path, tmp_path, suffix: str, what: str
+) -> None:
+    writer = open_store(root)
+    put(writer, [1])
+    writer.close()
+    path, elsewhere = only(root, suffix), tmp_path / "elsewhere"
+    content = path.read_bytes()
     path.rename(elsewhere)
     if what == "folder":
         path.mkdir()
     else:
         path.symlink_to(elsewhere if what == "link" else tmp_path / "nowhere")
+    store = open_store(root)
     assert get(store, 1) is None
-    assert elsewhere.read_bytes()[HEADER_BYTES:] == page_of(1), "followed the link"
+    assert put(store, [1, 2]) == [True, True] and get_all(store, [1, 2]) == [page_of(1), page_of(2)]
+    assert elsewhere.read_bytes() == content, "followed the link"
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_for_pools_tells_layouts_apart(root: Path) -> None:

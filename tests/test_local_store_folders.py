@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_local_store import BASE, PAGE_BYTES, get, open_store, page_of, put
+from store_tools import BASE, PAGE_BYTES, open_store, put
 
 from hicache_ext.errors import StorageError
 from hicache_ext.storage import LocalStore
-from hicache_ext.storage import page_file as page_file_module
 
 
 @pytest.fixture
@@ -76,8 +75,9 @@ def test_a_store_that_others_may_write(root: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"format": "hicache_ext page store", "version": 2}', "version is 2, expected 1"),
-        ('{"format": "other", "version": 1}', "format is 'other'"),
+        ('{"format": "hicache_ext page store", "version": 1}', "version is 1, expected 2"),
+        ('{"format": "hicache_ext page store", "version": 3}', "version is 3, expected 2"),
+        ('{"format": "other", "version": 2}', "format is 'other'"),
         ('["a list"]', r"another format: found \['a list'\]"),
         ("{", "not readable as JSON"),
         ("", "not readable as JSON"),
@@ -119,12 +119,6 @@ def test_a_namespace_folder_without_manifest(root: Path) -> None:
     refuse(root, "no MANIFEST.json")
 
 
-def test_a_fan_out_folder_that_is_a_link(root: Path, tmp_path) -> None:
-    open_store(root).close()
-    (manifest_of(root).parent / "b").symlink_to(tmp_path)
-    refuse(root, "/b: is a symbolic link")
-
-
 def test_bad_arguments(root: Path) -> None:
     with pytest.raises(StorageError, match=r"pools \['full'\] but namespaces for \['swa'\]"):
         LocalStore(root, {"swa": BASE}, {"full": 8})
@@ -140,13 +134,12 @@ def test_without_xxhash_it_names_the_extra(root: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "xxhash", None)
     with pytest.raises(StorageError, match=r"pip install 'hicache_ext\[storage\]'"):
         open_store(root)
-    assert page_file_module.HEADER_BYTES == 128  # the module itself imports without it
 
 
 AS_NOBODY = """
 import os, sys
 sys.path[:0] = {paths!r}
-from test_local_store import open_store
+from store_tools import open_store
 from hicache_ext.errors import StorageError
 from pathlib import Path
 if os.geteuid() == 0:
@@ -196,24 +189,6 @@ def test_a_folder_that_may_not_be_written(shared_folder: Path) -> None:
     if os.geteuid() == 0:
         for path in [root, *root.rglob("*")]:
             os.chown(path, 65534, 65534)
-    assert f"store {root} is not writable: Permission denied" in open_unprivileged(root)
+    assert f"store {root} is not writable by this process" in open_unprivileged(root)
     assert "Permission denied" in open_unprivileged(root / "new")
     root.chmod(0o700)
-
-
-def test_what_a_dead_writer_left_is_collected_and_a_living_one_s_is_not(root: Path) -> None:
-    living = open_store(root)
-    put(living, [1])
-    fan_out = next(p for p in manifest_of(root).parent.iterdir() if p.is_dir())
-    (token,) = (path.name.removeprefix("writer-") for path in root.glob("writer-*"))
-    mine, dead = fan_out / f".{token}-99", fan_out / ".0123456789abcdef-0"
-    mine.write_bytes(b"being written")
-    dead.write_bytes(b"torn")
-    (root / "writer-0123456789abcdef").write_bytes(b"")
-    other = open_store(root)
-    assert mine.exists() and not dead.exists()
-    assert not (root / "writer-0123456789abcdef").exists()
-    assert get(other, 1) == page_of(1)
-    other.close()
-    living.close()
-    assert not list(root.glob("writer-*"))

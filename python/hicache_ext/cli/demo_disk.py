@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import IO
 
 
 class ColdFiles:
@@ -16,8 +15,8 @@ class ColdFiles:
         self._joined = root.parent / f"{root.name}.joined"
         with self._joined.open("wb") as joined:
             for path in self.paths:
-                with path.open("rb") as page:
-                    shutil.copyfileobj(page, joined)
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, joined)
 
     def drop(self) -> None:
         """Write the files back and drop them from the page cache (a hint; tmpfs ignores it)."""
@@ -29,27 +28,19 @@ class ColdFiles:
             finally:
                 os.close(handle)
 
-    def dd_s(self, num_bytes: int) -> dict[str, float]:
-        """Seconds that `dd` says it took to read `num_bytes` cold: "files", the store's own files
-        one after the other, and "joined", one file. Empty without dd.
+    def dd_s(self, num_bytes: int) -> float | None:
+        """Seconds that `dd` says it took to read `num_bytes` of the one file, cold. None if there
+        is no dd, or nothing to read.
         """
         dd = shutil.which("dd")
         if dd is None or num_bytes == 0:
-            return {}
-        count = [f"count={-(-num_bytes // (1 << 20))}", "bs=1M", "of=/dev/null"]
+            return None
         self.drop()
-        with subprocess.Popen(["cat", *map(str, self.paths)], stdout=subprocess.PIPE) as cat:
-            files = _dd_s([dd, "iflag=fullblock", *count], cat.stdout)
-        return {"files": files, "joined": _dd_s([dd, f"if={self._joined}", *count], None)}
-
-
-def _dd_s(command: list[str], source: IO[bytes] | None) -> float:
-    """Run dd and read the seconds from its report; ValueError if it gives none."""
-    environment = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run(command, stdin=source, stderr=subprocess.PIPE, text=True, env=environment)
-    if source is not None:
-        source.close()  # cat has more than was asked for
-    found = re.search(r"copied, ([0-9.e+-]+) s", done.stderr)
-    if found is None:
-        raise ValueError(f"{command} said {done.stderr!r}")
-    return float(found.group(1))
+        count = -(-num_bytes // (1 << 20))
+        command = [dd, f"if={self._joined}", "of=/dev/null", "bs=1M", f"count={count}"]
+        environment = {**os.environ, "LC_ALL": "C"}
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
+        found = re.search(r"copied, ([0-9.e+-]+) s", done.stderr)
+        if found is None:
+            raise ValueError(f"{command} said {done.stderr!r}")
+        return float(found.group(1))

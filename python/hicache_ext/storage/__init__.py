@@ -5,8 +5,8 @@ from .faulty import Answer, Faults, FaultyStore
 from .local import LocalStore
 from .memory import MemoryStore
 from .namespace import StoreNamespace
-from .page_file import Durability
 from .protocol import PageStore
+from .segment import Durability
 
 __all__ = [
     "Answer",

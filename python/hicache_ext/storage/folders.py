@@ -1,32 +1,27 @@
 """The folders of a LocalStore: opened only if they are ours, left untouched if they are not.
 
-ROOT/STORE.json                  what this folder is; its format version
-ROOT/writer-<token>              locked (flock) while the store that writes under <token> is open
-ROOT/<pool>-<digest>/MANIFEST.json
-ROOT/<pool>-<digest>/a/abcdef...   one page; .<token>-<n> beside it while it is being written
+ROOT/STORE.json                             what this folder is; its format version
+ROOT/<pool>-<digest>/MANIFEST.json          whose pages
+ROOT/<pool>-<digest>/<segment>.{index,pages}    segment.py
 """
 
-import fcntl
+import contextlib
 import json
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import StorageError
+from .index import FORMAT_VERSION
 from .namespace import StoreNamespace
-from .page_file import FORMAT_VERSION, make_folder, unlink_if_there
 
 _FORMAT = {"format": "hicache_ext page store", "version": FORMAT_VERSION}
 _STORE_FILE = "STORE.json"
 _MANIFEST_FILE = "MANIFEST.json"
-_WRITER_PREFIX = "writer-"
 _TEMP_PREFIX = "."
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FAN_OUT = re.compile(r"[0-9a-f]")
-_PAGE = re.compile(r"[0-9a-f]{64}")
 _POOL = re.compile(r"[a-z0-9_]{1,64}")
 
 
@@ -45,6 +40,7 @@ def open_root(root: Path) -> int:
     try:
         _check_owner(fd, root)
         _claim(fd, root, _STORE_FILE, dict(_FORMAT), "another format")
+        _check_writable(fd, root)
     except BaseException:
         os.close(fd)
         raise
@@ -66,115 +62,19 @@ def open_namespace(
     manifest: dict[str, object] = {**_FORMAT, "pool": pool, "page_bytes": page_bytes}
     manifest |= {"digest": digest, "namespace": namespace.as_dict()}
     try:
-        make_folder(root_fd, name)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=root_fd)
         fd = _open_folder(name, root_fd, path)
     except OSError as error:
         raise StorageError(f"store {path}: {error.strerror or error}") from error
     try:
         _check_owner(fd, path)
         _claim(fd, path, _MANIFEST_FILE, manifest, "another layout")
+        _check_writable(fd, path)
     except BaseException:
         os.close(fd)
         raise
     return fd, path
-
-
-def scan_pages(dir_fd: int, root_fd: int, path: Path) -> set[bytes]:
-    """The keys of all page files; temporary files whose writer is gone are removed."""
-    keys = set()
-    for fan_out_fd in fan_out_fds(dir_fd, path):
-        with os.scandir(fan_out_fd) as entries:
-            names = [entry.name for entry in entries]
-        for name in names:
-            if _PAGE.fullmatch(name):
-                keys.add(bytes.fromhex(name))
-            elif name.startswith(_TEMP_PREFIX) and not _has_writer(root_fd, name):
-                unlink_if_there(fan_out_fd, name)
-    return keys
-
-
-def remove_pages(dir_fd: int, path: Path) -> None:
-    """Unlink every page file below a namespace folder; files being written stay."""
-    for fan_out_fd in fan_out_fds(dir_fd, path):
-        with os.scandir(fan_out_fd) as entries:
-            names = [entry.name for entry in entries if _PAGE.fullmatch(entry.name)]
-        for name in names:
-            unlink_if_there(fan_out_fd, name)
-
-
-def fan_out_fds(dir_fd: int, path: Path) -> Iterator[int]:
-    """Each fan-out folder, open for the turn of the loop; StorageError where one is no folder."""
-    with os.scandir(dir_fd) as entries:
-        names = sorted(entry.name for entry in entries if _FAN_OUT.fullmatch(entry.name))
-    for name in names:
-        try:
-            fd = _open_folder(name, dir_fd, path / name)
-        except OSError as error:
-            raise StorageError(f"store {path / name}: {error.strerror or error}") from error
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-
-class Writer:
-    """A name for this store's temporary files that others can tell from a dead store's."""
-
-    def __init__(self, root_fd: int, root: Path) -> None:
-        """Also removes the names of writers that died. StorageError if `root` is not writable."""
-        self._root_fd = root_fd
-        try:
-            _forget_dead_writers(root_fd)
-            self.token, self._fd = _lock_new_token(root_fd)
-        except OSError as error:
-            raise StorageError(f"store {root} is not writable: {error.strerror}") from error
-        self._num_temps = iter(range(1 << 62))  # next() is atomic
-
-    def temp_name(self) -> str:
-        return f"{_TEMP_PREFIX}{self.token}-{next(self._num_temps)}"
-
-    def close(self) -> None:
-        unlink_if_there(self._root_fd, _WRITER_PREFIX + self.token)
-        os.close(self._fd)
-
-
-def _lock_new_token(root_fd: int) -> tuple[str, int]:
-    while True:
-        token = secrets.token_hex(8)
-        name = _WRITER_PREFIX + token
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(name, flags, 0o600, dir_fd=root_fd)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        # Between creating and locking, another store may have taken the file for a dead writer's.
-        if os.fstat(fd).st_nlink == 1:
-            return token, fd
-        os.close(fd)
-
-
-def _forget_dead_writers(root_fd: int) -> None:
-    with os.scandir(root_fd) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(_WRITER_PREFIX)]
-    for name in names:
-        try:
-            fd = os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=root_fd)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unlink_if_there(root_fd, name)
-        except BlockingIOError:
-            pass  # alive
-        finally:
-            os.close(fd)
-
-
-def _has_writer(root_fd: int, temp_name: str) -> bool:
-    token = temp_name.removeprefix(_TEMP_PREFIX).partition("-")[0]
-    try:
-        os.stat(_WRITER_PREFIX + token, dir_fd=root_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _open_folder(name: str | Path, dir_fd: int | None, path: Path) -> int:
@@ -191,6 +91,11 @@ def _check_owner(fd: int, path: Path) -> None:
         raise StorageError(
             f"store {path}: belongs to user {found.st_uid}, this process is user {os.geteuid()}"
         )
+
+
+def _check_writable(fd: int, path: Path) -> None:
+    if not os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True):
+        raise StorageError(f"store {path} is not writable by this process")
 
 
 def _claim(fd: int, path: Path, name: str, wanted: dict[str, object], what: str) -> None:

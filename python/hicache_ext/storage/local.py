@@ -1,4 +1,4 @@
-"""LocalStore: one checksummed file per page in a local folder that processes may share."""
+"""LocalStore: checksummed pages in a few large files of a folder that processes may share."""
 
 import errno
 import os
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import StorageError
-from .folders import Writer, open_namespace, open_root, scan_pages
+from .folders import open_namespace, open_root
+from .index import PageFormat
 from .local_pool import LocalPool
 from .namespace import StoreNamespace
-from .page_file import Durability, PageFormat
 from .protocol import STAT_NAMES, check_keys, check_page_bytes, check_pages
+from .segment import Durability
 
 if TYPE_CHECKING:  # a store needs neither numpy nor torch
     from ..layout import LayoutSpec
@@ -33,10 +34,11 @@ _STATS = (*STAT_NAMES, "num_corrupt_pages", "num_read_errors", "num_write_errors
 class LocalStore:
     """A PageStore over a folder that only this user may write. Several processes may share it.
 
-    Reads go straight into the caller's pages and verify header and checksum; a page that is
-    corrupt, truncated or another key's is a miss, is counted, and its file is dropped. Page-level
-    trouble never raises: where the disk is full or failing, write_from returns False and the store
-    is read-only from then on (`failure` says why). There is no quota: clear() it, or give it room.
+    A batch is appended to a segment file, so that it is read in long runs, straight into the
+    caller's pages; each page's checksum is verified. A page that is corrupt, truncated or another
+    key's is a miss, is counted, and is dropped. Page-level trouble never raises: where the disk is
+    full or failing, write_from returns False and the store is read-only from then on (`failure`
+    says why). There is no quota, and the room of removed pages comes back with clear().
     """
 
     @classmethod
@@ -93,11 +95,6 @@ class LocalStore:
         self._is_closed = False
         self._root_fd = open_root(self.root)
         try:
-            self._writer = Writer(self._root_fd, self.root)
-        except BaseException:
-            os.close(self._root_fd)
-            raise
-        try:
             for pool, num_bytes in sizes.items():
                 self._pools[pool] = self._open_pool(pool, namespaces[pool], num_bytes)
         except BaseException:
@@ -108,18 +105,17 @@ class LocalStore:
     def exists(self, pool: str, keys: Sequence[bytes]) -> list[bool]:
         check_keys(pool, keys)
         with self._call(pool) as held:
-            return [False if held is None else held.has(key) for key in keys]
+            return [False] * len(keys) if held is None else held.has(keys)
 
     def read_into(
         self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
     ) -> list[bool]:
-        results = [False] * len(keys)
         with self._call(pool) as held:
             if held is None:
-                return results
+                return [False] * len(keys)
             num_bytes = held.format.page_bytes
             check_pages(pool, keys, pages, num_bytes, "read")
-            self._share(len(keys), num_bytes, lambda turns: held.read(keys, pages, results, turns))
+            results = held.read(keys, pages, self._share)
             num_read = sum(results)
             held.count("num_read_pages", num_read)
             held.count("num_missed_pages", len(keys) - num_read)
@@ -132,29 +128,31 @@ class LocalStore:
         with self._call(pool) as held:
             if held is None:
                 return [False] * len(keys)
-            num_bytes = held.format.page_bytes
-            check_pages(pool, keys, pages, num_bytes, "write")
-            firsts = {key: page for key, page in zip(reversed(keys), reversed(pages), strict=True)}
-            items = list(firsts.items())
-            stored: dict[bytes, bool] = {}
-
-            def work(turns: Iterator[int]) -> None:
-                for i in turns:
-                    key, page = items[i]
-                    stored[key] = held.has_file(key) or self._write(held, key, page)
-
-            self._share(len(items), num_bytes, work)
-            return [stored[key] for key in keys]
+            check_pages(pool, keys, pages, held.format.page_bytes, "write")
+            firsts = dict(zip(reversed(keys), reversed(pages), strict=True))
+            items = {key: firsts[key] for key in keys}  # adjacent pages lie in adjacent slots
+            if self.failure is None:
+                stored, error = held.write(items, self._durability)
+                if error is not None and error.errno in _FATAL_WRITE_ERRNOS:
+                    self.failure = StorageError(f"store {self.root} is read-only: {error.strerror}")
+            else:
+                stored = {key for key in items if held.has([key])[0]}
+            held.count("num_write_errors", len(items) - len(stored))
+            return [key in stored for key in keys]
 
     def remove(self, pool: str, keys: Sequence[bytes]) -> int:
         check_keys(pool, keys)
         with self._call(pool) as held:
-            return 0 if held is None else sum(held.drop(key) for key in keys)
+            return 0 if held is None else held.drop(keys)
 
     def clear(self) -> None:
+        """StorageError if the file system refuses to remove a file."""
         with self._call(""):
-            for held in self._pools.values():
-                held.clear()
+            try:
+                for held in self._pools.values():
+                    held.clear()
+            except OSError as error:
+                raise StorageError(f"store {self.root}: clear: {error}") from error
 
     def stats(self) -> dict[str, int]:
         """STAT_NAMES and: num_corrupt_pages (dropped), num_read_errors, num_write_errors (pages
@@ -164,7 +162,6 @@ class LocalStore:
         for held in self._pools.values():
             for name, number in held.totals().items():
                 totals[name] += number
-            totals["num_pages"] += len(held.keys)
         totals["is_read_only"] = int(self.failure is not None)
         return totals
 
@@ -177,27 +174,12 @@ class LocalStore:
         self._threads.shutdown()
         self._release()
 
-    def _write(self, held: LocalPool, key: bytes, page: memoryview) -> bool:
-        if self.failure is None:
-            try:
-                held.write(key, page, self._writer, self._durability)
-            except OSError as error:
-                if error.errno in _FATAL_WRITE_ERRNOS:
-                    self.failure = StorageError(f"store {self.root} is read-only: {error.strerror}")
-            else:
-                held.count("num_written_pages")
-                held.count("written_bytes", page.nbytes)
-                return True
-        held.count("num_write_errors")
-        return False
-
     def _share(
-        self, num_pages: int, page_bytes: int, work: Callable[[Iterator[int]], None]
+        self, num_pieces: int, num_bytes: int, work: Callable[[Iterator[int]], None]
     ) -> None:
-        """Run `work` here and, for a large batch, on other threads; all take turns at its pages."""
-        turns = iter(range(num_pages))  # next() is atomic
-        num_wanted = num_pages * page_bytes // _BYTES_PER_THREAD
-        num_helpers = min(self._num_threads - 1, num_wanted, num_pages - 1)
+        """Run `work` here and, for a large batch, on more threads; all take turns at its pieces."""
+        turns = iter(range(num_pieces))  # next() is atomic
+        num_helpers = min(self._num_threads - 1, num_bytes // _BYTES_PER_THREAD, num_pieces - 1)
         helpers = [self._threads.submit(work, turns) for _ in range(num_helpers)]
         try:
             work(turns)
@@ -227,14 +209,12 @@ class LocalStore:
         page_format = PageFormat(pool, namespace.digest(), page_bytes)
         dir_fd, path = open_namespace(self._root_fd, self.root, pool, namespace, page_bytes)
         try:
-            keys = scan_pages(dir_fd, self._root_fd, path)
-        except BaseException:
+            return LocalPool(dir_fd, page_format)
+        except OSError as error:
             os.close(dir_fd)
-            raise
-        return LocalPool(dir_fd, path, page_format, keys)
+            raise StorageError(f"store {path}: {error}") from error
 
     def _release(self) -> None:
         for held in self._pools.values():
             held.close()
-        self._writer.close()
         os.close(self._root_fd)

@@ -1,40 +1,46 @@
-"""The pages of one pool of a LocalStore: reads, verifies, writes and drops files of one folder."""
+"""The pages of one pool of a LocalStore: finds, reads, writes and drops them."""
 
-import errno
+import contextlib
 import os
 import threading
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from .folders import Writer, remove_pages
-from .page_file import (
-    HEADER_BYTES,
+from .batch_read import BatchRead, Want
+from .catalog import PASSING_ERRNOS, Catalog
+from .index import Kind, PageFormat, Place, Record
+from .segment import (
     Durability,
-    PageFormat,
-    has_page,
-    open_page,
-    page_path,
-    publish_page,
-    unlink_if_there,
+    SegmentWriter,
+    adopt_segment,
+    collect_litter,
+    create_segment,
+    max_slots,
+    remove_segment,
+    segments_in,
 )
 
-_MAX_LATE_PAGES = 64  # files a thread holds open while the kernel fetches them
-# Trouble of this process or moment (too many open files, no memory), not of the page.
-_PASSING_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
+# Runs the work on several threads that take turns at so many pieces with so many bytes in all.
+Share = Callable[[int, int, Callable[[Iterator[int]], None]], None]
 
 
 class LocalPool:
-    """Every method is thread-safe. `dir_fd` is the namespace folder, owned by this object."""
+    """Every method is thread-safe. `dir_fd` is the namespace folder, owned by this object.
 
-    def __init__(self, dir_fd: int, path: Path, page_format: PageFormat, keys: set[bytes]) -> None:
+    The first write takes a segment: one that a store which is gone has left with room, or a new
+    one. One thread at a time appends; reads do not wait for it.
+    """
+
+    def __init__(self, dir_fd: int, page_format: PageFormat) -> None:
         self.format = page_format
-        self.keys = keys  # what the scan at open and our own calls saw; other processes write too
-        self._counters: Counter[str] = Counter()
         self._dir_fd = dir_fd
-        self._path = path
-        self._lock = threading.Lock()
-        self._fast_flags = os.RWF_NOWAIT
+        self._counters: Counter[str] = Counter()
+        self._catalog = Catalog(dir_fd, page_format)
+        self._lock = threading.Lock()  # of the catalog and the counters
+        self._append_lock = threading.Lock()  # of the writer; taken before the other
+        self._writer: SegmentWriter | None = None
+        collect_litter(dir_fd)
+        self._catalog.follow()
 
     def count(self, name: str, number: int = 1) -> None:
         with self._lock:
@@ -42,113 +48,144 @@ class LocalPool:
 
     def totals(self) -> dict[str, int]:
         with self._lock:
-            return dict(self._counters)
+            num_corrupt = self._counters["num_corrupt_pages"] + self._catalog.num_corrupt_records
+            totals = {"num_pages": len(self._catalog), "num_corrupt_pages": num_corrupt}
+            return {**self._counters, **totals}
 
-    def has(self, key: bytes) -> bool:
-        """From memory, or by a stat: the page may be another process's."""
-        return key in self.keys or self.has_file(key)
+    def has(self, keys: Sequence[bytes]) -> list[bool]:
+        """From memory; what is not there may be in another process's segment by now."""
+        with self._lock:
+            if any(key not in self._catalog for key in keys):
+                self._catalog.follow()
+            return [key in self._catalog for key in keys]
 
-    def has_file(self, key: bytes) -> bool:
-        """Ask the disk, and remember the answer: another process may have written or dropped it."""
-        if not has_page(self._dir_fd, key, self.format.file_bytes):
-            self.keys.discard(key)
-            return False
-        self.keys.add(key)
-        return True
+    def read(self, keys: Sequence[bytes], pages: Sequence[memoryview], share: Share) -> list[bool]:
+        """Read and verify; a page that is damaged, and not just removed, is dropped."""
+        with self._lock:
+            self._catalog.follow()
+            found = [self._catalog.copies(key)[:1] for key in keys]
+        wants = [Want(r, i, pages[i]) for i, records in enumerate(found) for r in records]
+        batch = BatchRead(self._dir_fd, self.format, wants)
+        try:
+            share(len(batch.pieces), len(wants) * self.format.slot_bytes, batch.work)
+        finally:
+            batch.close()
+        if batch.failures:
+            self._drop_damaged({record.place: (record, e) for record, e in batch.failures})
+        results = [False] * len(keys)
+        for position in batch.read:
+            results[position] = True
+        return results
 
-    def drop(self, key: bytes) -> bool:
-        self.keys.discard(key)
-        return unlink_if_there(self._dir_fd, page_path(key))
+    def write(
+        self, items: Mapping[bytes, memoryview], durability: Durability
+    ) -> tuple[set[bytes], OSError | None]:
+        """Store what is not there; which keys are there now, and what kept the others out."""
+        with self._append_lock:
+            with self._lock:
+                self._catalog.follow()
+                new = [key for key in items if key not in self._catalog]
+            stored = set(items.keys() - set(new))
+            while new:
+                pages = [items[key] for key in new]
+                try:
+                    num_written = self._writer_with_room(durability).write(new, pages, durability)
+                except OSError as error:
+                    return stored, error
+                stored.update(new[:num_written])
+                new = new[num_written:]
+                with self._lock:
+                    self._follow_own()
+                    self._counters["num_written_pages"] += num_written
+                    self._counters["written_bytes"] += num_written * self.format.page_bytes
+            return stored, None
+
+    def drop(self, keys: Sequence[bytes]) -> int:
+        """Forget these pages, in every process; returns how many were there."""
+        with self._append_lock:
+            with self._lock:
+                self._catalog.follow()
+                held = [copies for key in set(keys) if (copies := self._catalog.copies(key))]
+            self._bury([record for copies in held for record in copies])
+        return len(held)
 
     def clear(self) -> None:
-        remove_pages(self._dir_fd, self._path)
-        self.keys.clear()
+        """Remove every segment; OSError if that is refused."""
+        with self._append_lock:
+            self._let_go()
+            for segment in segments_in(self._dir_fd):
+                remove_segment(self._dir_fd, segment)
+            with self._lock:
+                self._catalog.follow()
 
     def close(self) -> None:
+        self._let_go()
         os.close(self._dir_fd)
 
-    def write(self, key: bytes, page: memoryview, writer: Writer, durability: Durability) -> None:
-        """Publish a page; OSError if the file system refuses."""
-        header = self.format.header(key, page)
-        publish_page(self._dir_fd, writer.temp_name(), key, header, page, durability)
-        self.keys.add(key)
+    def _drop_damaged(self, failures: Mapping[Place, tuple[Record, OSError | None]]) -> None:
+        damaged = []
+        with self._append_lock:
+            with self._lock:
+                self._catalog.follow()  # another process may have removed it before we read it
+                for record, error in failures.values():
+                    if record not in self._catalog.copies(record.key):
+                        continue
+                    self._counters["num_read_errors" if error else "num_corrupt_pages"] += 1
+                    if error is None or error.errno not in PASSING_ERRNOS:
+                        damaged.append(record)  # a link, a bad sector: never this one again
+            self._bury(damaged)
 
-    def read(
-        self,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        results: list[bool],
-        turns: Iterator[int],
-    ) -> None:
-        """Read and verify pages[i] for every i that `turns` yields; results[i] tells how it went.
-
-        What lies in the page cache is taken at once. The non-blocking attempt starts the kernel's
-        read-ahead for the others, which are awaited afterwards: a cold batch is one deep queue.
-        """
-        late: deque[tuple[int, int]] = deque()
-        header = bytearray(HEADER_BYTES)
-
-        def settle_oldest() -> None:
-            i, fd = late[0]
-            results[i] = self._wait_for(fd, keys[i], header, pages[i])
-            os.close(late.popleft()[1])
-
+    def _bury(self, records: Sequence[Record]) -> None:
+        """With the append lock held. A disk that takes no tombstone forgets that we dropped it."""
+        if not records:
+            return
+        tombstones = [Record(Kind.TOMBSTONE, r.place, r.key, bytes(16)) for r in records]
         try:
-            for i in turns:
-                fd = self._open(keys[i])
-                if fd < 0:
-                    continue
-                if self._is_cached(fd, header, pages[i]):
-                    os.close(fd)
-                    results[i] = self._is_genuine(keys[i], header, pages[i])
-                    continue
-                late.append((i, fd))
-                if len(late) >= _MAX_LATE_PAGES:
-                    settle_oldest()
-            while late:
-                settle_oldest()
-        finally:
-            for _, fd in late:
-                os.close(fd)
+            self._writer_with_room(Durability.NONE).append(tombstones)
+        except OSError:
+            self.count("num_write_errors")
+        with self._lock:
+            self._follow_own()
+            self._catalog.drop(records)
 
-    def _open(self, key: bytes) -> int:
-        try:
-            return open_page(self._dir_fd, key)
-        except FileNotFoundError:
-            self.keys.discard(key)
-        except OSError as error:
-            self._read_failed(key, error)
-        return -1
+    def _writer_with_room(self, durability: Durability) -> SegmentWriter:
+        writer = self._writer
+        if writer is not None and writer.num_free and not writer.is_cleared:
+            return writer
+        self._let_go()
+        self._writer = writer = self._adopt() or create_segment(self._dir_fd, self.format)
+        if durability is Durability.PAGE:
+            os.fsync(self._dir_fd)
+        return writer
 
-    def _is_cached(self, fd: int, header: bytearray, page: memoryview) -> bool:
-        """Read without waiting for the disk; whether that gave the whole file."""
-        try:
-            num_bytes = os.preadv(fd, [header, page], 0, self._fast_flags)
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                self._fast_flags = 0  # this file system cannot tell: wait from now on
-            return False  # not cached, or failing: waiting for it will tell
-        return num_bytes == self.format.file_bytes
+    def _adopt(self) -> SegmentWriter | None:
+        most = max_slots(self.format)
+        with self._lock:
+            segments = self._catalog.growing(most)
+        for segment in segments:
+            writer = adopt_segment(self._dir_fd, self.format, segment)
+            if writer is None:
+                continue
+            try:
+                with self._lock:  # its last writer may have appended until a moment ago
+                    self._catalog.follow_one(segment)
+                    writer.num_slots = self._catalog.num_slots(segment)
+                    still_good = segment in self._catalog.growing(most)
+            except BaseException:
+                writer.close()
+                raise
+            if still_good:
+                return writer
+            writer.close()
+        return None
 
-    def _wait_for(self, fd: int, key: bytes, header: bytearray, page: memoryview) -> bool:
-        try:
-            num_bytes = os.preadv(fd, [header, page], 0)
-        except OSError as error:
-            self._read_failed(key, error)
-            return False
-        if num_bytes < self.format.file_bytes:
-            header[:] = bytes(HEADER_BYTES)  # truncated: the rest of the buffers is older
-        return self._is_genuine(key, header, page)
+    def _follow_own(self) -> None:
+        """What we append is known as everything else is: from the index."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # cleared, or no descriptor: follow() finds out
+                self._catalog.follow_one(self._writer.segment)
 
-    def _is_genuine(self, key: bytes, header: bytearray, page: memoryview) -> bool:
-        if header == self.format.header(key, page):
-            self.keys.add(key)
-            return True
-        self.count("num_corrupt_pages")
-        self.drop(key)
-        return False
-
-    def _read_failed(self, key: bytes, error: OSError) -> None:
-        self.count("num_read_errors")
-        if error.errno not in _PASSING_ERRNOS:
-            self.drop(key)  # a link, a folder in its place, a bad sector: never this one again
+    def _let_go(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
