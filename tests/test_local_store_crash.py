@@ -17,6 +17,7 @@ from store_tools import (
     files,
     get,
     get_all,
+    key_of,
     only,
     open_store,
     page_of,
