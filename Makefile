@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv and builds; a second run only does what changed.
-#   make demo  test  test-long  lint  build  bench-NAME  nsys  clean
+#   make demo  test  test-long  lint  build  sanitize  bench-NAME  nsys  clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ FORMATTED = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := build
-.PHONY: demo test test-long lint build nsys need-nsys clean FORCE
+.PHONY: demo test test-long sanitize lint build nsys need-nsys clean FORCE
 
 demo: build $(VENV)/.stamp-demo
 	$(BIN)/hicache demo
@@ -22,6 +22,10 @@ test: lint
 
 test-long: build $(VENV)/.stamp-demo
 	$(BIN)/python -m pytest -q -m long
+
+# The C++ tests under ASan, UBSan and TSan.
+sanitize: build
+	$(BIN)/python -m pytest -q -m "long or not long" tests/test_sanitizers.py
 
 lint: build
 	$(BIN)/ruff check .

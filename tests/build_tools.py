@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import pybind11
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +53,18 @@ def need(tool: str) -> str:
     if found is None:
         pytest.skip(f"{tool} is not installed")
     return found
+
+
+def configure_cmake(folder: Path, python: str, **options: str) -> None:
+    """The CPU part, to be compiled quickly (no optimisation) for this interpreter."""
+    options |= {
+        "HICACHE_CUDA": "OFF",
+        "CMAKE_BUILD_TYPE": "None",
+        "Python_EXECUTABLE": python,
+        "pybind11_DIR": pybind11.get_cmake_dir(),
+    }
+    values = [f"-D{name}={value}" for name, value in options.items()]
+    run(need("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", *values)
 
 
 def find_python(version: str) -> str | None:

@@ -89,7 +89,7 @@ def test_files_stay_small() -> None:
     sizes = {name(path): len(path.read_text().splitlines()) for path in code}
     assert {file: n for file, n in sizes.items() if n > MAX_FILE_LINES} == {}
     assert sizes["setup.py"] <= 140
-    assert len((ROOT / "CMakeLists.txt").read_text().splitlines()) <= 95
+    assert len((ROOT / "CMakeLists.txt").read_text().splitlines()) <= 100
 
 
 def test_functions_stay_small() -> None:
