@@ -66,7 +66,7 @@ def test_the_chosen_side_ascends() -> None:
 
 
 def test_explain() -> None:
-    text = make_plan(spec("layer_first"), spec("page_unified"), kv=KvMask.K).explain()
+    text = make_plan(spec("layer_first"), spec("page_unified"), kv=KvMask.K).explain_runs()
     assert text == (
         "layer_first -> page_unified: layers 0..32, K of num_kv=2, heads 0..8\n"
         "  run   token*head*byte: 32768 B contiguous on both sides\n"

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hicache_ext.device_model import Direction
+
+if TYPE_CHECKING:
+    from hicache_ext import _C
 
 SEGMENT_BYTES = 16384  # the longest piece of a run that a kernel takes at a time
 
@@ -19,6 +23,17 @@ class PartWork:
     run_bytes: int
     align_bytes: int = 128  # of every run on both sides
     host_run_bytes: int = 0  # contiguous on the host's side alone; 0: a run, not more
+
+    @classmethod
+    def of_plan(cls, plan: _C.Plan, num_pages: int, direction: Direction) -> PartWork:
+        """num_pages of a plan, whose host side is the one that the direction names."""
+        host_run_bytes = 0
+        if direction is Direction.HOST_TO_DEVICE:
+            host_run_bytes = _contiguous_bytes(plan, stride_at=2, planes_at=4)
+        elif direction is Direction.DEVICE_TO_HOST:
+            host_run_bytes = _contiguous_bytes(plan, stride_at=3, planes_at=5)
+        runs_per_page, align_bytes = plan.runs_per_page, plan.align_bytes
+        return cls(num_pages, runs_per_page, plan.run_bytes, align_bytes, host_run_bytes)
 
     @property
     def num_runs(self) -> int:
@@ -37,6 +52,17 @@ class PartWork:
     def dma_bytes(self) -> int:
         """One copy between staging and the host."""
         return max(self.host_run_bytes, self.run_bytes)
+
+
+def _contiguous_bytes(plan: _C.Plan, stride_at: int, planes_at: int) -> int:
+    """Of a page on one side alone: the run and the axes that go on without a gap there."""
+    num_bytes = plan.run_bytes
+    in_plane = (axis for axis in plan.axes if axis[planes_at] == 0)
+    for axis in sorted(in_plane, key=lambda axis: axis[stride_at]):
+        if axis[stride_at] != num_bytes:
+            break
+        num_bytes *= axis[1]
+    return num_bytes
 
 
 @dataclass(frozen=True)

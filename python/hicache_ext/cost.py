@@ -44,10 +44,10 @@ def choose(work: Work, model: DeviceModel, available: Collection[str] = EXECUTOR
     taken_s, taken = next(pair for pair in able if pair[0] <= best_s * _NEAR)
     others = [pair for pair in able if pair[1] is not taken]
     reasons = [taken.limit]
-    if others:
+    if others and best_s > 0:
         other_s, other = min(others, key=lambda pair: pair[0])
         if other_s <= taken_s * _NEAR:
-            reasons.append(f"{other.executor} is not {_NEAR:g} times as fast, and asks for more")
+            reasons.append(f"{other.executor} takes about as long")
         else:
             ratio = f"{other_s / taken_s:.2g} times as long"
             reasons.append(f"{other.executor} would take {ratio}: {other.limit}")

@@ -8,7 +8,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from hicache_ext import _C
+from hicache_ext.copy_work import PartWork, Work
+from hicache_ext.device_model import PCIE5, DeviceModel, Direction
 from hicache_ext.errors import LayoutError
+from hicache_ext.explain import explain_cost
 from hicache_ext.layout import KvMask, LayoutSpec
 
 _AXIS_NAMES = {32: "layer", 16: "kv", 8: "group", 4: "fine_group", 2: "token", 1: "head"}
@@ -65,8 +68,31 @@ class Plan:
         """The axes around the run, outermost first."""
         return tuple(PlanAxis(_names(bits), *rest[:3]) for bits, *rest in self.native.axes)
 
-    def explain(self) -> str:
-        """The plan for people: what was merged, the runs, the alignment."""
+    def explain(
+        self,
+        num_pages: int | None = None,
+        *,
+        model: DeviceModel = PCIE5,
+        num_threads: int | None = None,
+    ) -> str:
+        """The plan for people: what was merged, the runs, the alignment, and what a copy costs.
+
+        The cost is that of num_pages, by default all pages of the smaller side, by each executor
+        between all memories; num_threads of the CPU, by default all.
+        """
+        num_pages = min(self.src.num_pages, self.dst.num_pages) if num_pages is None else num_pages
+        works = [
+            Work(
+                direction,
+                (PartWork.of_plan(self.native, num_pages, direction),),
+                num_threads=num_threads or _C.num_usable_cpus(),
+            )
+            for direction in Direction
+        ]
+        return f"{self.explain_runs()}\n{explain_cost(works, model)}"
+
+    def explain_runs(self) -> str:
+        """The plan alone, without what it costs."""
         merged = _names(self.native.run_bits)
         run = f"{merged}*byte" if merged else "byte"
         lines = [

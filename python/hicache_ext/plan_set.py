@@ -9,8 +9,10 @@ import numpy.typing as npt
 
 from hicache_ext import _C, arrays
 from hicache_ext.arrays import PageIds
-from hicache_ext.device_model import Direction
+from hicache_ext.copy_work import PartWork, Work
+from hicache_ext.device_model import PCIE5, DeviceModel, Direction
 from hicache_ext.errors import LayoutError
+from hicache_ext.explain import explain_cost
 from hicache_ext.layout import PagedBuffer
 from hicache_ext.plan import Plan, Side, make_plan
 
@@ -70,10 +72,27 @@ class PlanSet:
     def plans(self) -> tuple[Plan, ...]:
         return tuple(part.plan for part in self.parts if part.plan is not None)
 
-    def explain(self) -> str:
-        """The plan of every part, for people."""
-        texts = [f"part {i}: {plan.explain()}" for i, plan in enumerate(self.plans)]
-        return "\n".join(texts)
+    def work(self, num_threads: int | None = None, num_sms: int | None = None) -> Work:
+        """The copy as its cost depends on it, on a stream of its own."""
+        direction = self.direction
+        ids = [ids for part in self.parts for ids in (part.src_page_ids, part.dst_page_ids)]
+        on_gpu = [arrays.is_on_gpu(each) for each in ids]
+        return Work(
+            direction,
+            tuple(
+                PartWork.of_plan(plan.native, len(part.src_page_ids), direction)
+                for part, plan in zip(self.parts, self.plans, strict=True)
+            ),
+            num_threads=num_threads or _C.num_usable_cpus(),
+            num_sms=num_sms,
+            has_host_ids=not all(on_gpu),
+            has_device_ids=any(on_gpu),
+        )
+
+    def explain(self, *, model: DeviceModel = PCIE5, num_threads: int | None = None) -> str:
+        """The plan of every part, and what the copy costs by each executor; for people."""
+        texts = [f"part {i}: {plan.explain_runs()}" for i, plan in enumerate(self.plans)]
+        return "\n".join([*texts, explain_cost([self.work(num_threads)], model)])
 
 
 def _plan_for(part: CopyPart) -> Plan:

@@ -1,0 +1,148 @@
+"""The texts of Plan.explain() and PlanSet.explain(): what a copy costs, and why one executor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hicache_ext import _C
+from hicache_ext.copy_work import PartWork
+from hicache_ext.device_model import PCIE4, PCIE5, Direction
+from hicache_ext.layout import LayoutSpec, PagedBuffer
+from hicache_ext.plan import make_plan
+from hicache_ext.plan_set import CopyPart, PlanSet
+
+H2D, D2H = Direction.HOST_TO_DEVICE, Direction.DEVICE_TO_HOST
+
+# 70B with 8 ranks: one KV head a rank.
+SHAPE = dict(page_size=64, num_layers=80, num_heads=1, head_bytes=256)
+
+
+def spec(name: str, num_pages: int = 128, **changes: int) -> LayoutSpec:
+    return LayoutSpec.make(name, num_pages=num_pages, **SHAPE | changes)
+
+
+def test_explain_a_plan() -> None:
+    """The example of the notes: 8k tokens of a 70B model with TP 8."""
+    plan = make_plan(spec("layer_first"), spec("page_unified", num_pages=1000))
+    text = plan.explain(num_threads=2)
+    assert text == plan.explain(128, num_threads=2)
+    assert text == plan.explain_runs() + (
+        "\n"
+        "  cost  335544320 B in 20480 runs; figures of PCIe 5 x16: published, not measured here\n"
+        "                      host -> host    host -> device    device -> host  device -> device\n"
+        "        ce_batch                 -           53.3 ms           12.3 ms           12.3 ms\n"
+        "        staged                   -           53.3 ms           6.19 ms                 -\n"
+        "        sm_reg                   -           6.11 ms           6.11 ms            271 us\n"
+        "        sm_bulk                  -           6.11 ms           6.11 ms            271 us\n"
+        "        cpu                15.4 ms                 -                 -                 -\n"
+        "        cpu_ref            30.8 ms                 -                 -                 -\n"
+        "  auto  host -> host: cpu; memory at 22 GB/s; cpu_ref would take 2 times as long: "
+        "memory at 11 GB/s\n"
+        "  auto  host -> device: sm_reg; the link at 55 GB/s; sm_bulk takes about as long\n"
+        "  auto  device -> host: staged; the link; sm_reg takes about as long\n"
+        "  auto  device -> device: sm_reg; device memory at 1.3e+03 GB/s; "
+        "sm_bulk takes about as long"
+    )
+
+
+def test_explain_a_set() -> None:
+    """Where the memories are known there is one column, and what bounds each time."""
+    buffers = {
+        name: PagedBuffer(np.zeros(layout.num_bytes, np.uint8), layout)
+        for name in ("layer_first", "page_first")
+        for layout in [spec(name, num_pages=8, num_layers=2)]
+    }
+    src, dst = buffers["layer_first"], buffers["page_first"]
+    parts = PlanSet([CopyPart(src, [1, 2], dst, [3, 4]), CopyPart(src, [5], dst, [6])])
+    first, second = (f"part {i}: {plan.explain_runs()}\n" for i, plan in enumerate(parts.plans))
+    measured = replace(PCIE5, name="a box", is_measured=True)
+    assert parts.explain(model=measured, num_threads=1) == first + second + (
+        "  cost  196608 B in 768 runs; figures of a box: measured here\n"
+        "                      host -> host\n"
+        "        ce_batch                 -  both sides are on the host\n"
+        "        staged                   -  both sides are on the host\n"
+        "        sm_reg                   -  both sides are on the host\n"
+        "        sm_bulk                  -  both sides are on the host\n"
+        "        cpu                29.4 us  memory at 11 GB/s\n"
+        "        cpu_ref            29.4 us  memory at 11 GB/s\n"
+        "  auto  host -> host: cpu; memory at 11 GB/s; cpu_ref takes about as long"
+    )
+    assert parts.work(num_threads=3).num_threads == 3
+    assert PlanSet([]).explain().endswith("auto  host -> host: cpu; nothing to copy")
+
+
+def test_explain_nothing() -> None:
+    text = make_plan(spec("layer_first"), spec("page_first")).explain(0)
+    assert "  cost  0 B in 0 runs;" in text
+    assert "  auto  device -> host: ce_batch; nothing to copy\n" in text
+
+
+def test_explain_for_another_machine() -> None:
+    text = make_plan(spec("layer_first"), spec("page_first")).explain(1, model=PCIE4)
+    assert "figures of PCIe 4 x16: published" in text
+    assert [line.split()[1:] for line in text.splitlines() if "sm_bulk  " in line] == [["-"] * 4]
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "num_groups", "from_host", "to_host"),
+    [
+        ("layer_first", "layer_first", 1, 16384, 16384),
+        ("layer_first", "page_unified", 1, 16384, 160 * 16384),
+        ("page_unified", "layer_first", 1, 160 * 16384, 16384),
+        ("layer_first", "page_first", 1, 16384, 80 * 16384),  # K and V are apart
+        ("page_first", "page_unified", 1, 80 * 16384, 160 * 16384),
+    ],
+)
+def test_bytes_that_are_contiguous_on_the_host(
+    src: str, dst: str, num_groups: int, from_host: int, to_host: int
+) -> None:
+    """On its side alone; that is what a copy from or to staging moves at once."""
+    plan = make_plan(spec(src), spec(dst)).native
+    assert PartWork.of_plan(plan, 7, H2D).dma_bytes == from_host
+    assert PartWork.of_plan(plan, 7, D2H).dma_bytes == to_host
+    part = PartWork.of_plan(plan, 7, Direction.DEVICE_TO_DEVICE)
+    assert (part.dma_bytes, part.num_pages) == (plan.run_bytes, 7)
+    assert part.align_bytes == plan.align_bytes
+
+
+def test_a_window_is_contiguous_as_far_as_it_goes() -> None:
+    """Half of the layers of a page_unified page in one piece; one head of two in pieces."""
+    two = dict(num_heads=2)
+    pair = (spec("layer_first", **two), spec("page_unified", **two))
+    half = make_plan(*pair, layers=(10, 50)).native
+    assert PartWork.of_plan(half, 1, D2H).dma_bytes == 40 * 2 * 64 * 2 * 256
+    head = make_plan(*pair, heads=(1, 2)).native
+    assert PartWork.of_plan(head, 1, D2H).dma_bytes == 256
+
+
+def test_planes_of_a_pointer_table_are_apart() -> None:
+    plan = _C.make_plan(
+        *(
+            _C.PageLayout(
+                planes=planes,
+                num_pages=4,
+                page_size=2,
+                num_layers=3,
+                num_kv=2,
+                num_heads=1,
+                head_bytes=16,
+                num_groups=1,
+                stride_page=32 if planes is _C.Planes.TABLE else 192,
+                stride_layer=0 if planes is _C.Planes.TABLE else 64,
+                stride_kv=0 if planes is _C.Planes.TABLE else 32,
+                stride_group=0,
+                stride_token=16,
+                stride_head=0,
+            )
+            for planes in (_C.Planes.TABLE, _C.Planes.ONE_BUFFER)
+        ),
+        layers=(0, 3),
+        kv=(0, 2),
+        heads=(0, 1),
+        ascending=_C.Ascending.DESTINATION,
+    )
+    assert PartWork.of_plan(plan, 1, H2D).dma_bytes == 32
+    assert PartWork.of_plan(plan, 1, D2H).dma_bytes == 192
