@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hicache_ext import _C
-from hicache_ext.copy_work import PartWork
+from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.device_model import PCIE4, PCIE5, Direction
 from hicache_ext.layout import LayoutSpec, PagedBuffer
 from hicache_ext.plan import make_plan
@@ -118,31 +119,74 @@ def test_a_window_is_contiguous_as_far_as_it_goes() -> None:
     assert PartWork.of_plan(head, 1, D2H).dma_bytes == 256
 
 
-def test_planes_of_a_pointer_table_are_apart() -> None:
-    plan = _C.make_plan(
-        *(
-            _C.PageLayout(
-                planes=planes,
-                num_pages=4,
-                page_size=2,
-                num_layers=3,
-                num_kv=2,
-                num_heads=1,
-                head_bytes=16,
-                num_groups=1,
-                stride_page=32 if planes is _C.Planes.TABLE else 192,
-                stride_layer=0 if planes is _C.Planes.TABLE else 64,
-                stride_kv=0 if planes is _C.Planes.TABLE else 32,
-                stride_group=0,
-                stride_token=16,
-                stride_head=0,
+class IdsOnGpu:
+    """Two int64 page ids of which only the address is ever looked at."""
+
+    shape = (2,)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"version": 3, "shape": (2,), "typestr": "<i8", "data": (4096, False)}
+
+
+def test_work_of_a_set() -> None:
+    layouts = [spec(name, num_pages=8, num_layers=2) for name in ("layer_first", "page_first")]
+    whole = np.zeros(layouts[0].num_bytes + 256, np.uint8)
+    begin = -whole.ctypes.data % 128
+
+    def work(src_ids: object, dst_ids: object, misalign: int = 0) -> Work:
+        at = begin + misalign
+        src, dst = (
+            PagedBuffer(array, layout)
+            for array, layout in zip(
+                (whole[at : at + layouts[0].num_bytes], np.zeros(layouts[1].num_bytes, np.uint8)),
+                layouts,
+                strict=True,
             )
-            for planes in (_C.Planes.TABLE, _C.Planes.ONE_BUFFER)
-        ),
-        layers=(0, 3),
-        kv=(0, 2),
-        heads=(0, 1),
-        ascending=_C.Ascending.DESTINATION,
+        )
+        part = CopyPart(src, [1], dst, [2])
+        return PlanSet([part, CopyPart(src, src_ids, dst, dst_ids)]).work(num_sms=3)
+
+    def lists(copy: Work) -> tuple[bool, bool]:
+        return copy.has_host_ids, copy.has_device_ids
+
+    on_host = work([1, 2], [3, 4])
+    assert [part.num_pages for part in on_host.parts] == [1, 2] and on_host.num_sms == 3
+    assert lists(on_host) == (True, False)
+    assert lists(work(IdsOnGpu(), IdsOnGpu())) == (True, True)  # the first part's are on the host
+    part = PlanSet([CopyPart(*buffers_of(layouts, IdsOnGpu()))]).work()
+    assert lists(part) == (False, True)
+    assert [part.align_bytes for part in work([1], [2], misalign=8).parts] == [8, 8]
+    assert on_host.parts[0].align_bytes >= 16
+
+
+def buffers_of(layouts: list[LayoutSpec], ids: object) -> tuple[Any, ...]:
+    src, dst = (PagedBuffer(np.zeros(each.num_bytes, np.uint8), each) for each in layouts)
+    return src, ids, dst, ids
+
+
+@pytest.mark.parametrize(("token", "on_device"), [(16, 32), (32, 32)])
+def test_planes_of_a_pointer_table_are_apart(token: int, on_device: int) -> None:
+    """Tokens go on in a plane, also where the other side has a gap between them."""
+    extents = dict(num_pages=4, page_size=2, num_layers=3, num_kv=2, num_heads=1, head_bytes=16)
+    inner = dict(num_groups=1, stride_group=0, stride_head=0)
+    table = _C.PageLayout(
+        planes=_C.Planes.TABLE,
+        **extents | inner,
+        stride_page=32,
+        stride_layer=0,
+        stride_kv=0,
+        stride_token=16,
     )
-    assert PartWork.of_plan(plan, 1, H2D).dma_bytes == 32
-    assert PartWork.of_plan(plan, 1, D2H).dma_bytes == 192
+    one = _C.PageLayout(
+        planes=_C.Planes.ONE_BUFFER,
+        **extents | inner,
+        stride_page=12 * token,
+        stride_layer=4 * token,
+        stride_kv=2 * token,
+        stride_token=token,
+    )
+    window = dict(layers=(0, 3), kv=(0, 2), heads=(0, 1), ascending=_C.Ascending.DESTINATION)
+    plan = _C.make_plan(table, one, **window)
+    assert PartWork.of_plan(plan, 1, H2D).dma_bytes == on_device
+    assert PartWork.of_plan(plan, 1, D2H).dma_bytes == (192 if token == 16 else 16)

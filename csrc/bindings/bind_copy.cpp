@@ -45,10 +45,15 @@ Registrar registrar([](py::module_& m) {
   py::class_<IdArray>(m, "IdArray")
       .def(py::init<uintptr_t, int32_t, int64_t>(), py::kw_only(), py::arg("address"),
            py::arg("width"), py::arg("size"));
+  py::class_<PartFacts>(m, "PartFacts")
+      .def_readonly("num_positions", &PartFacts::num_positions)
+      .def_readonly("align_bytes", &PartFacts::align_bytes)
+      .def_readonly("num_device_id_lists", &PartFacts::num_device_id_lists);
   py::class_<CopySetObject>(m, "CopySet")
       .def(py::init<>())
       .def_property_readonly("num_bytes", &CopySetObject::num_bytes)
       .def_property_readonly("num_runs", &CopySetObject::num_runs)
+      .def_property_readonly("facts", &CopySetObject::facts)
       .def("add", &CopySetObject::add, py::arg("plan"), py::arg("src"), py::arg("src_ids"),
            py::arg("dst"), py::arg("dst_ids"));
   m.attr("MAX_PARTS") = kMaxParts;

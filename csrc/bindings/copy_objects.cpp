@@ -94,4 +94,18 @@ int64_t CopySetObject::num_runs() const {
   return sum;
 }
 
+std::vector<PartFacts> CopySetObject::facts() const {
+  std::vector<PartFacts> all;
+  for (uint32_t i = 0; i < set_.num_parts; ++i) {
+    const CopyParams& part = set_.parts[i];
+    uint64_t bits = part.plan.align_bytes;
+    for (const size_t side : {2 * i, 2 * i + 1})
+      for (const auto& [begin, end] : buffers_[side]->ranges) bits |= begin;
+    const int num_device_lists =
+        (part.src_ids.place == IdPlace::kDevice) + (part.dst_ids.place == IdPlace::kDevice);
+    all.push_back({part.num_positions, static_cast<uint32_t>(bits & -bits), num_device_lists});
+  }
+  return all;
+}
+
 }  // namespace hicache::bindings

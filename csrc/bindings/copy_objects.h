@@ -29,6 +29,13 @@ struct IdArray {
   int64_t size;
 };
 
+// What the choice of an executor asks of a part.
+struct PartFacts {
+  int64_t num_positions;
+  uint32_t align_bytes;  // of every run, at the addresses where the buffers are
+  int num_device_id_lists;
+};
+
 class CopySetObject {
  public:
   void add(const Plan& plan, std::shared_ptr<BufferObject> src, const pybind11::object& src_ids,
@@ -37,6 +44,7 @@ class CopySetObject {
   const CopySet& on_host() const { return set_; }
   int64_t num_bytes() const;  // holes counted as pages
   int64_t num_runs() const;
+  std::vector<PartFacts> facts() const;
 
  private:
   CopySet set_{};

@@ -102,9 +102,15 @@ class Buffer:
 class IdArray:
     def __init__(self, *, address: int, width: int, size: int) -> None: ...
 
+class PartFacts:
+    num_positions: int
+    align_bytes: int
+    num_device_id_lists: int
+
 class CopySet:
     num_bytes: int
     num_runs: int
+    facts: list[PartFacts]
     def __init__(self) -> None: ...
     def add(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -74,19 +75,22 @@ class PlanSet:
 
     def work(self, num_threads: int | None = None, num_sms: int | None = None) -> Work:
         """The copy as its cost depends on it, on a stream of its own."""
-        direction = self.direction
-        ids = [ids for part in self.parts for ids in (part.src_page_ids, part.dst_page_ids)]
-        on_gpu = [arrays.is_on_gpu(each) for each in ids]
+        direction, facts = self.direction, self.native.facts
+        num_device_lists = sum(part.num_device_id_lists for part in facts)
+        parts = [
+            replace(
+                PartWork.of_plan(plan.native, part.num_positions, direction),
+                align_bytes=part.align_bytes,
+            )
+            for part, plan in zip(facts, self.plans, strict=True)
+        ]
         return Work(
             direction,
-            tuple(
-                PartWork.of_plan(plan.native, len(part.src_page_ids), direction)
-                for part, plan in zip(self.parts, self.plans, strict=True)
-            ),
+            tuple(parts),
             num_threads=num_threads or _C.num_usable_cpus(),
             num_sms=num_sms,
-            has_host_ids=not all(on_gpu),
-            has_device_ids=any(on_gpu),
+            has_host_ids=num_device_lists < 2 * len(facts),
+            has_device_ids=num_device_lists > 0,
         )
 
     def explain(self, *, model: DeviceModel = PCIE5, num_threads: int | None = None) -> str:
