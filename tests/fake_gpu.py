@@ -5,6 +5,12 @@ from __future__ import annotations
 import random
 from collections import defaultdict, deque
 from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hicache_ext import _C, copy
+from hicache_ext.ticket import Ticket
 
 
 class FakeCopy:
@@ -35,6 +41,10 @@ class FakeCopy:
         return 1
 
 
+def _nothing() -> None:
+    pass
+
+
 class FakeGpu:
     """FIFO queues of copies and waits; step() executes the head of one that can go on."""
 
@@ -61,6 +71,7 @@ class FakeGpu:
         head = self.streams[stream].popleft()
         if self._owner[head] == stream and not head.is_done:
             head.work()
+            head.work = _nothing  # whose buffers are the ticket's to keep
             head.is_done = True
         return True
 
@@ -73,3 +84,17 @@ class FakeGpu:
     def _can_go_on(self, stream: int) -> bool:
         head = self.streams[stream][0]
         return self._owner[head] == stream or head.is_done
+
+
+def install(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are started on the fake GPU, and their bytes move when it executes them."""
+
+    def start(parts: copy.PlanSet, stream: Any, num_sms: int | None) -> Ticket:
+        def work() -> None:
+            _C.copy_on_cpu(parts.native, reference=True, num_threads=1, isa="auto")
+
+        parts.wait_for_copies(stream)
+        return parts.record(Ticket(0, (parts,), gpu.start(stream, work)))
+
+    monkeypatch.setattr(copy, "_choose", lambda executor, parts: "sm_reg")
+    monkeypatch.setattr(copy, "_start_on_gpu", start)

@@ -1,8 +1,9 @@
 """Pages of a pool under running copies: what alloc, free and close do."""
 
 import pytest
-from fake_gpu import FakeGpu
+from fake_gpu import FakeGpu, install
 
+from hicache_ext.copy import copy_pages
 from hicache_ext.errors import CudaError, LifetimeError
 from hicache_ext.layout import LayoutSpec
 from hicache_ext.pool import Access, DevicePool, HostPool, PagePool, PageState
@@ -91,3 +92,48 @@ def test_memory_refuses_to_close_under_a_copy_that_no_pool_knows(pool) -> None:
             closing()
     ticket.wait()
     pool.close()
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+def test_copies_from_one_page_share_it_and_those_to_it_queue(monkeypatch) -> None:
+    gpu = FakeGpu(0)
+    install(gpu, monkeypatch)
+    device, host = DevicePool(SPEC, name="l1"), HostPool(SPEC, name="l2")
+    first = copy_pages(device.buffer, [0, 1], host.buffer, [0, 1], stream=1)
+    second = copy_pages(device.buffer, [1, 2], host.buffer, [2, 3], stream=2)
+    assert [len(gpu.streams[i]) for i in (1, 2)] == [1, 1]  # no wait between them
+    third = copy_pages(device.buffer, [3, -1], host.buffer, [3, 0], stream=3)
+    waits = list(gpu.streams[3])[:-1]
+    assert waits == [second._running, first._running] or waits == [first._running, second._running]
+    assert third.result() == 1 and first.query() and second.query()
+
+
+def test_ids_that_only_the_gpu_knows_stand_for_every_page(monkeypatch) -> None:
+    class OnGpu:
+        shape = (1,)
+
+        @property
+        def __cuda_array_interface__(self) -> dict:
+            return dict(shape=(1,), typestr="<i8", data=(4096, False), version=3)
+
+        def __len__(self) -> int:
+            return 1
+
+    gpu = FakeGpu(0)
+    install(gpu, monkeypatch)
+    device, host = DevicePool(SPEC, name="l1"), HostPool(SPEC, name="l2")
+    ticket = copy_pages(device.buffer, OnGpu(), host.buffer, [2], stream=1)
+    assert device.hazards.pages() == [0, 1, 2, 3] and host.hazards.pages() == [2]
+    gpu.streams[1].clear()  # there is no such memory: it must not execute
+    ticket._running.is_done = True
+
+
+def test_a_copy_that_does_not_start_leaves_no_trace(monkeypatch) -> None:
+    device, host = DevicePool(SPEC, name="l1"), HostPool(SPEC, name="l2")
+    for bad in ([4], [0, 1]):
+        with pytest.raises(ValueError, match=r"page id|id counts"):
+            copy_pages(device.buffer, bad, host.buffer, [0])
+    copy_pages(device.buffer, [0], host.buffer, [0]).result()
+    assert device.hazards._batches == host.hazards._batches == {}

@@ -62,6 +62,8 @@ def copy_pages(
     default the current one of the framework that the GPU's buffer comes from. Ids may lie on the
     GPU, int32 or int64; then a bad one is found there, its page skipped, and the ticket's result
     raises.
+    Buffers of pools: the copy comes after those under way that are in its way on the same pages,
+    and later ones, alloc() included, come after it. The stream waits, or the CPU executor does.
 
     Raises before anything is written: LayoutError (dtype of ids, unequal counts, a plan of other
     layouts, buffers that overlap, an executor that cannot reach them), PageIndexError (an id out of
@@ -89,6 +91,7 @@ def copy_set(
         raise LayoutError(f"num_sms={num_sms} must be at least 1")
     if chosen == "sm_reg":
         return _start_on_gpu(parts, stream, num_sms)
+    parts.wait_for_copies()
     with copy_ranges(chosen, parts.direction, parts) as ranges:
         num_bytes = _C.copy_on_cpu(
             parts.native,
@@ -117,11 +120,12 @@ def _start_on_gpu(parts: PlanSet, stream: Any, num_sms: int | None) -> Ticket:
         handle = stream_handle(stream)
     else:
         handle = 0 if parts.gpu is None else current_stream(parts.gpu.array, device_idx)
+    parts.wait_for_copies(handle)
     with copy_ranges("sm_reg", parts.direction, parts) as ranges:
         running = _C.copy_sm_reg(
             parts.native, device=device_idx, num_sms=num_sms or 0, stream=handle
         )
-    return Ticket(0, (parts,), running, ranges)
+    return parts.record(Ticket(0, (parts,), running, ranges))
 
 
 def gather_pages(

@@ -23,7 +23,7 @@ class DevicePool(PagePool):
         device is not, LayoutError if it is no such device."""
         tensor = _allocate(spec.num_bytes, f"pool {name!r} on {device!r}", device)
         super().__init__(spec, name=name, tier=Tier.DEVICE)
-        self._buffer = PagedBuffer(tensor, spec)
+        self._buffer = PagedBuffer(tensor, spec, hazards=self.hazards)
 
     def tensor(self, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
         """The whole pool as a flat tensor of `dtype`; a view. LayoutError if it does not divide."""

@@ -79,15 +79,17 @@ class HostPool(PagePool):
         return self._memory_view()[start : start + stride]
 
     def _paged_buffer(self) -> PagedBuffer:
-        return PagedBuffer(self.memory.array[: self.spec.num_bytes], self.spec)
+        return PagedBuffer(
+            self.memory.array[: self.spec.num_bytes], self.spec, hazards=self.hazards
+        )
 
     def _close(self) -> None:
         self._buffer = None  # its array is a view too
         try:
             self.memory.close()
-        except LifetimeError as error:
+        except LifetimeError:
             self._buffer = self._paged_buffer()
-            raise LifetimeError(f"pool {self.name!r}: {error}") from None
+            raise
 
     def _memory_view(self) -> memoryview:
         return self.memory.view()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from hicache_ext import _C, arrays
 from hicache_ext.errors import LayoutError
+
+if TYPE_CHECKING:
+    from hicache_ext.hazards import Hazards
 
 # Axes of the buffer outermost first; the bytes of one head are innermost.
 _ORDERS = {
@@ -187,6 +191,7 @@ class PagedBuffer:
 
     array: object
     spec: LayoutSpec
+    hazards: Hazards | None = field(default=None, repr=False, kw_only=True)  # of a pool's pages
     address: int = field(init=False)  # of byte 0
     device: str = field(init=False)  # "cpu" or "cuda:N"
     native: _C.Buffer = field(init=False, repr=False)

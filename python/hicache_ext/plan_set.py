@@ -14,8 +14,10 @@ from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.device_model import PCIE5, DeviceModel, Direction
 from hicache_ext.errors import LayoutError
 from hicache_ext.explain import explain_cost
+from hicache_ext.hazards import Access, Hazards, Ids
 from hicache_ext.layout import PagedBuffer
 from hicache_ext.plan import Plan, Side, make_plan
+from hicache_ext.ticket import Ticket
 
 MAX_PARTS: int = _C.MAX_PARTS
 
@@ -47,8 +49,9 @@ class PlanSet:
     def __init__(self, parts: Iterable[CopyPart]) -> None:
         self.parts = tuple(part._replace(plan=_plan_for(part)) for part in parts)
         self.native = _C.CopySet()
+        self._accesses: list[tuple[Hazards, Ids | None, Access]] = []
         for part in self.parts:
-            _add(self.native, part)
+            self._add(part)
         self.gpu = _find_gpu(self.parts)
         _require_apart(self.parts)
 
@@ -72,6 +75,31 @@ class PlanSet:
     @property
     def plans(self) -> tuple[Plan, ...]:
         return tuple(part.plan for part in self.parts if part.plan is not None)
+
+    def wait_for_copies(self, stream: Any = None) -> None:
+        """Blocks until no running copy is in the way of these pages; with a stream, lets that
+        stream wait instead. Pages of buffers that belong to no pool are not looked after."""
+        for hazards, ids, access in self._accesses:
+            hazards.wait(ids, access, stream)
+
+    def record(self, ticket: Ticket) -> Ticket:
+        """From now on others wait for this copy; returns its ticket."""
+        for hazards, ids, access in self._accesses:
+            hazards.record(ids, access, ticket)
+        return ticket
+
+    def _add(self, part: CopyPart) -> None:
+        assert part.plan is not None
+        src_ids = _native_ids("source", part.src_page_ids)
+        dst_ids = _native_ids("destination", part.dst_page_ids)
+        self.native.add(part.plan.native, part.src.native, src_ids, part.dst.native, dst_ids)
+        for buffer, ids, access in (
+            (part.src, src_ids, Access.READ),
+            (part.dst, dst_ids, Access.WRITE),
+        ):
+            if buffer.hazards is not None:
+                known = None if isinstance(ids, _C.IdArray) else ids
+                self._accesses.append((buffer.hazards, known, access))
 
     def work(self, num_threads: int | None = None, num_sms: int | None = None) -> Work:
         """The copy as its cost depends on it, on a stream of its own."""
@@ -112,17 +140,6 @@ def _plan_for(part: CopyPart) -> Plan:
             f"the buffers {src.spec.name} -> {dst.spec.name}"
         )
     return plan
-
-
-def _add(native: _C.CopySet, part: CopyPart) -> None:
-    assert part.plan is not None
-    native.add(
-        part.plan.native,
-        part.src.native,
-        _native_ids("source", part.src_page_ids),
-        part.dst.native,
-        _native_ids("destination", part.dst_page_ids),
-    )
 
 
 def _native_ids(side: str, ids: PageIds) -> npt.NDArray[Any] | _C.IdArray:

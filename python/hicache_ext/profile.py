@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from hicache_ext import _C
 from hicache_ext.device_model import Direction
-from hicache_ext.plan_set import PlanSet
+
+if TYPE_CHECKING:
+    from hicache_ext.plan_set import PlanSet
 
 _What = tuple[str, _C.CopyDirection, int, int]  # executor, direction, bytes, runs
 
