@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv and builds; a second run only does what changed.
-#   make demo  test  test-long  lint  build  sanitize  bench-NAME  nsys  clean
+#   make demo  test  test-long  lint  build  sanitize  bench-NAME  nsys  gpu  clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ FORMATTED = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := build
-.PHONY: demo test test-long sanitize lint build nsys need-nsys clean FORCE
+.PHONY: demo test test-long sanitize lint build nsys need-nsys gpu clean FORCE
 
 demo: build $(VENV)/.stamp-demo
 	$(BIN)/hicache demo
@@ -35,6 +35,9 @@ lint: build
 
 bench-%: build
 	$(BIN)/python -m benchmarks.bench_$* --out out/bench
+
+gpu: build
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 SCRIPT ?= examples/copy_pages.py
 nsys: need-nsys build

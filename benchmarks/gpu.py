@@ -1,0 +1,145 @@
+"""Everything that needs a GPU, in one command; without a GPU it says so and fails.
+
+    python -m benchmarks.gpu [--if-present] [--quick] [--out FOLDER]        (make gpu)
+
+1. The conformance tests, unchanged, on the GPU's executors.
+2. compute-sanitizer (memcheck, racecheck) over a part of them.
+3. A sweep of run size, pages, direction, executor and quota against cudaMemcpyAsync.
+4. What a decode-like kernel loses while pages are copied beside it.
+
+FOLDER/gpu.json has all figures, FOLDER/gpu.png the sweep. The exit code is 0 if every step passed;
+figures have no targets, they are for whoever reads them. --if-present: 0 where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.gpu_decode import DecodeMachine, measure_loss
+from benchmarks.gpu_machine import GpuMachine
+from benchmarks.gpu_sweep import Case, as_rows, plot, regret, sweep
+from hicache_ext import _C
+
+CONFORMANCE = ["tests/test_copy.py", "tests/test_copy_errors.py", "tests/test_copy_pools.py"]
+SANITIZED = ["tests/test_copy.py", "-k", "sm_reg or sm_bulk or staged"]
+RUN_SIZES = [256 << i for i in range(14)]  # 256 B to 2 MiB
+PAGE_COUNTS = [1, 16, 256, 4096]
+ARENA_BYTES = 512 << 20
+DECODE_RUN_BYTES, DECODE_PAGES = 16 << 10, 256  # a page of 64 tokens of a 70B model with TP 8
+
+
+def num_gpus() -> int:
+    """CUDA devices, asked of the driver itself: torch may be a build without CUDA."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def why_not() -> str:
+    """Why a machine with a GPU cannot run this, or nothing."""
+    if not _C.with_cuda:
+        return "this build of hicache_ext has no CUDA part: nvcc 12.8 or later builds it"
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} does not reach the GPU"
+    return ""
+
+
+def run_tests(command: Sequence[str | Path], env: dict[str, str]) -> dict[str, object]:
+    """A step that passes if the command exits 0; its last line is kept."""
+    print(" ".join(map(str, command)), flush=True)
+    done = subprocess.run(
+        command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    print(done.stdout, flush=True)
+    lines = done.stdout.strip().splitlines()
+    return {"passed": done.returncode == 0, "said": lines[-1] if lines else ""}
+
+
+def conformance() -> dict[str, object]:
+    """The copy tests with GPU legs that may not skip."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", *CONFORMANCE]
+    return run_tests(command, {"HICACHE_GPU": "required"})
+
+
+def sanitize(tool: str) -> dict[str, object]:
+    """A part of the copy tests under compute-sanitizer, which makes kernels slow."""
+    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin"
+    places = os.pathsep.join([os.environ.get("PATH", ""), str(toolkit)])
+    found = shutil.which("compute-sanitizer", path=places)
+    if found is None:
+        return {"passed": False, "said": f"no compute-sanitizer on the PATH or in {toolkit}"}
+    command = [found, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
+    command += [sys.executable, "-m", "pytest", "-q", *SANITIZED]
+    return run_tests(command, {"HICACHE_GPU": "required"})
+
+
+def measure(machine: DecodeMachine, out: Path, quick: bool) -> dict[str, object]:
+    """The figures of a machine; the sweep also as a picture."""
+    sizes = RUN_SIZES[::4] if quick else RUN_SIZES
+    counts = PAGE_COUNTS[:2] if quick else PAGE_COUNTS
+    num_rounds = 3 if quick else 5
+    results = sweep(machine, sizes, counts, num_rounds)
+    losses = []
+    num_pages = min(DECODE_PAGES, machine.arena_bytes // (DECODE_RUN_BYTES * 16))
+    for direction in machine.directions:
+        case = Case(direction, DECODE_RUN_BYTES, num_pages)
+        losses += [
+            measure_loss(machine, case, contender, num_rounds)
+            for contender in machine.contenders(direction)
+        ]
+    plot(results, f"copies of pages, {machine.facts()['gpu'] or 'host only'}", out / "gpu.png")
+    return {
+        "auto_regret": regret(results),
+        "sweep": as_rows(results),
+        "decode": [asdict(loss) | {"share": loss.share} for loss in losses],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--if-present", action="store_true", help="no GPU is no failure")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, for a first look")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    if num_gpus() == 0:
+        print("make gpu: no CUDA device on this machine; nothing was run")
+        return 0 if args.if_present else 1
+    if reason := why_not():
+        print(f"make gpu: {reason}")
+        return 1
+    args.out.mkdir(parents=True, exist_ok=True)
+    report = run_all(args.out, args.quick, lambda: GpuMachine(ARENA_BYTES))
+    (args.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
+    return 0 if report["passed"] else 1
+
+
+def run_all(out: Path, quick: bool, make_machine: Callable[[], GpuMachine]) -> dict[str, object]:
+    """All steps; one that fails does not stop the others."""
+    steps = {"conformance": conformance()}
+    steps |= {tool: sanitize(tool) for tool in ("memcheck", "racecheck")}
+    machine = make_machine()
+    report = {"machine": machine.facts(), "steps": steps} | measure(machine, out, quick)
+    report["passed"] = all(step["passed"] for step in steps.values())
+    for name, step in steps.items():
+        print(f"{name}: {'passed' if step['passed'] else 'FAILED'}: {step['said']}")
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())
