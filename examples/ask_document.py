@@ -58,8 +58,10 @@ def main() -> None:
             reply = runner.answer(document + prompt, 32, shared=[len(document) // 16 * 16])
             hits = ", ".join(f"{reply.num_hit_tokens[t]} from {t.name}" for t in Tier)
             print(f"{question}\n  first token {reply.first_token_s:.2f} s; tokens cached: {hits}")
-            if tokenizer is not None:
-                print(f"  {' '.join(tokenizer.decode(reply.token_ids).split())}")
+            answer = (
+                str(reply.token_ids) if tokenizer is None else tokenizer.decode(reply.token_ids)
+            )
+            print(f"  {' '.join(answer.split())}")
         runner.pages.cache.drain()  # what is still on its way to the store
 
 
