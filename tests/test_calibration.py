@@ -14,6 +14,7 @@ from copy_works import D2D, D2H, H2D, seconds
 from hicache_ext.calibration import SCRATCH_BYTES, DeviceFacts, calibrate
 from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.cost import EXECUTORS, choose, predict
+from hicache_ext.device_link import link_of
 from hicache_ext.device_model import (
     C2C,
     KIB,
@@ -128,6 +129,28 @@ def test_noise_makes_no_nonsense() -> None:
     for engine in (model.to_device, model.to_host):
         assert all(speed > 0 for row in engine.speeds for speed in row)
     assert choose(Work(H2D, (PartWork(10, 2, 4096),)), model).executor in ON_GPU
+
+
+@pytest.mark.parametrize(
+    ("speed", "width", "is_coherent", "link"),
+    [
+        ("32.0 GT/s PCIe\n", "16\n", False, "pcie5 x16"),
+        ("16.0 GT/s PCIe\n", "8\n", False, "pcie4 x8"),
+        ("32.0 GT/s PCIe\n", "16\n", True, "c2c"),
+        ("Unknown\n", "16\n", False, "unknown"),
+        ("", "16\n", False, "unknown"),
+        (None, None, False, "unknown"),
+    ],
+)
+def test_link(
+    tmp_path: Path, speed: str | None, width: str | None, is_coherent: bool, link: str
+) -> None:
+    folder = tmp_path / "0000:3b:00.0"
+    if speed is not None and width is not None:
+        folder.mkdir()
+        (folder / "max_link_speed").write_text(speed)
+        (folder / "current_link_width").write_text(width)
+    assert link_of("0000:3B:00.0", is_coherent, tmp_path) == link
 
 
 def test_it_measures_only_what_is_there() -> None:

@@ -185,7 +185,7 @@ def test_no_entry_is_faster_than_the_link() -> None:
 
 
 def test_default_model_keeps_the_device_it_is_for() -> None:
-    model = default_model("pcie4", sm_version=120, num_sms=170)
+    model = default_model("pcie4 x16", sm_version=120, num_sms=170)
     assert (model.name, model.sm_version, model.num_sms) == ("PCIe 4 x16", 120, 170)
     assert not model.is_measured and model.to_device == PCIE4.to_device
     assert default_model("carrier pigeon", 90, 132) == PCIE5

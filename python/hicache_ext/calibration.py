@@ -25,7 +25,7 @@ class DeviceFacts:
 
     uuid: str
     driver: str
-    link: str  # as in device_model.DEFAULTS
+    link: str  # of device_link.link_of
     sm_version: int
     num_sms: int
 

@@ -194,6 +194,7 @@ DEFAULTS = {"pcie4": PCIE4, "pcie5": PCIE5, "c2c": C2C}
 
 
 def default_model(link: str, sm_version: int, num_sms: int) -> DeviceModel:
-    """The published figures that come nearest to a GPU; pcie5 for a link that is not known."""
-    model = DEFAULTS.get(link, PCIE5)
+    """The published figures that come nearest to a GPU behind a link of device_link.link_of;
+    those of PCIe 5 where it is not known."""
+    model = DEFAULTS.get(link.partition(" ")[0], PCIE5)
     return replace(model, sm_version=sm_version, num_sms=num_sms)
