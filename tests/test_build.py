@@ -218,11 +218,28 @@ def test_module_builds_and_loads_in_every_python(version: str, tmp_path: Path) -
     assert run(python, "-c", code, tmp_path) == "False\n"
 
 
+# Without site-packages: what needs NumPy or torch stays out, what typing lacks is an error.
+IMPORT_ALL = """
+import importlib, pkgutil, hicache_ext
+num_imported = 0
+for module in pkgutil.walk_packages(hicache_ext.__path__, "hicache_ext."):
+    try:
+        importlib.import_module(module.name)
+        num_imported += 1
+    except ImportError as error:
+        native = error.name == "hicache_ext" and "'_C'" in str(error)
+        assert native or error.name in {"numpy", "torch", "rich", "typer"}, module.name
+print(num_imported)
+"""
+
+
 @pytest.mark.parametrize("version", PYTHONS)
-def test_python_part_compiles_in_every_python(version: str, tmp_path: Path) -> None:
+def test_python_part_compiles_and_imports_in_every_python(version: str, tmp_path: Path) -> None:
     python = find_python(version)
     if python is None:
         pytest.skip(f"no Python {version} here")
     env = {"PYTHONPYCACHEPREFIX": str(tmp_path)}
-    run(python, "-W", "error", "-m", "compileall", "-q", "-f", "python", "benchmarks", env=env)
-    assert any(tmp_path.rglob("errors.*.pyc"))
+    code = ["python", "tests", "benchmarks", "examples", "setup.py", ".ci"]
+    run(python, "-W", "error", "-m", "compileall", "-q", "-f", *code, env=env)
+    assert any(tmp_path.rglob("errors.*.pyc")) and any(tmp_path.rglob("setup.*.pyc"))
+    assert int(run(python, "-W", "error", "-S", "-c", IMPORT_ALL, env=env)) > 50
