@@ -9,7 +9,6 @@ import pytest
 from pages import (
     POISON,
     guarded,
-    native_set,
     oracle,
     random_bytes,
     random_ids,
@@ -17,7 +16,6 @@ from pages import (
     random_window,
 )
 
-from hicache_ext import _C
 from hicache_ext.copy import copy_pages, gather_pages, make_plan, scatter_pages
 from hicache_ext.layout import LAYOUT_NAMES, LayoutSpec
 
@@ -55,32 +53,6 @@ def test_random_pairs_equal_the_oracle(seed: int, executor: str) -> None:
     dst.check_guards()
     num_copied = sum(s >= 0 and d >= 0 for s, d in zip(src_ids, dst_ids, strict=True))
     assert ticket.query() and ticket.result() == num_copied * plan.page_bytes
-
-
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
-@pytest.mark.parametrize("head_bytes", [64, 250, 4096])
-def test_large_copies_stream(isa: str, head_bytes: int) -> None:
-    """Above the threshold of non-temporal stores, at odd addresses, on both instruction sets."""
-    if not _C.has_isa(isa):
-        pytest.skip(f"this machine has no {isa}")
-    rng = random.Random(head_bytes)
-    num_pages = (20 << 20) // (32 * head_bytes)
-    sizes = dict(num_pages=num_pages, page_size=4, num_layers=2, num_heads=2, head_bytes=head_bytes)
-    src_spec = LayoutSpec.make("layer_first", **sizes)
-    dst_spec = LayoutSpec.make("page_unified", **sizes)
-    src = guarded(src_spec, random_bytes(rng, src_spec.num_bytes), 5)
-    dst = guarded(dst_spec, POISON, 27)
-    ids = list(range(num_pages))
-    rng.shuffle(ids)
-    src_ids, dst_ids = np.array(ids), np.arange(num_pages)
-    parts = native_set(make_plan(src_spec, dst_spec), src, src_ids, dst, dst_ids)
-    _C.copy_on_cpu(parts, reference=False, num_threads=2, isa=isa)
-    as_pages = src.bytes.reshape(2, 2, num_pages, 4, 2, head_bytes)[:, :, ids]
-    np.testing.assert_array_equal(
-        dst.bytes.reshape(num_pages, 2, 2, 4, 2, head_bytes),
-        as_pages.transpose(2, 1, 0, 3, 4, 5),
-    )
-    dst.check_guards()
 
 
 @pytest.mark.parametrize("executor", CPU_EXECUTORS)

@@ -19,6 +19,7 @@ SOURCES = (
     "csrc/cpu/copy_check.cpp",
     "csrc/cpu/copy.cpp",
     "csrc/cpu/wide_copy.cpp",
+    "csrc/cpu/isa.cpp",
     "csrc/cpu/thread_pool.cpp",
 )
 

@@ -53,7 +53,8 @@ def test_windows_shrink_what_moves() -> None:
 
 
 def test_neighbouring_axes_merge() -> None:
-    plan = make_plan(spec("page_unified"), spec("page_unified", num_groups=8))
+    src, dst = spec("page_unified"), spec("page_unified", num_groups=8)
+    plan = make_plan(src, dst, ascending=Side.DESTINATION)
     assert [axis.name for axis in plan.axes] == ["fine_group", "layer*kv*token"]
 
 
@@ -72,7 +73,7 @@ def test_explain() -> None:
         "  run   token*head*byte: 32768 B contiguous on both sides\n"
         "  axis  layer: 32 steps of 327680 B -> 65536 B\n"
         "  page  32 runs, 1048576 B; strides 32768 B -> 2097152 B; every address a multiple of "
-        "128 B from its buffer; destination addresses ascend"
+        "128 B from its buffer; source addresses ascend"
     )
 
 

@@ -14,13 +14,6 @@ namespace py = pybind11;
 namespace hicache::bindings::copy {
 namespace {
 
-Isa isa_of(const std::string& name) {
-  if (name == "auto") return Isa::kAuto;
-  if (name == "portable") return Isa::kPortable;
-  if (name == "avx2") return Isa::kAvx2;
-  raise(ErrorKind::kLayout, "isa='", name, "' is none of auto, portable, avx2");
-}
-
 int64_t copy_on_cpu(const CopySetObject& object, bool reference, int num_threads,
                     const std::string& isa_name) {
   const CopySet& set = object.on_host();

@@ -1,6 +1,8 @@
 // Copies of pages on the CPU: the reference, and threads with wide stores.
 #include "hicache/copy.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -14,43 +16,31 @@ namespace hicache {
 namespace {
 
 constexpr int64_t kTaskBytes = int64_t{1} << 20;
-// Below it the destination is likely read soon and fits in a cache; streamed stores would evict it.
-constexpr int64_t kStreamingBytes = int64_t{8} << 20;
-constexpr uint32_t kLookahead = 8;
-constexpr int64_t kPrefetchBytes = 512;
 
-struct Move {
-  const std::byte* src;
-  std::byte* dst;
-  int64_t num_bytes;  // 0: a hole
-};
-
-Move move_of(const CopyParams& params, const Tiling& tiling, uint32_t unit_idx) {
-  const Unit unit = locate_unit(params.plan, tiling, unit_idx);
-  const int64_t src_page = params.src_ids.at(unit.position);
-  const int64_t dst_page = params.dst_ids.at(unit.position);
-  if (src_page < 0 || dst_page < 0) return {nullptr, nullptr, 0};
-  const RunAddress at = locate_run(params, src_page, dst_page, unit.run);
-  return {at.src + unit.begin, at.dst + unit.begin, unit.num_bytes};
+// Up to here a copy is likely read soon from the cache that it stays in, its source beside it.
+int64_t max_cached_bytes() {
+  static const int64_t cache_bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return cache_bytes > 0 ? cache_bytes / 4 : int64_t{8} << 20;
 }
 
-// The hardware follows a run once it runs; its first lines are ours to fetch.
-void prefetch(const Move& move) {
-  const int64_t num_bytes = std::min(move.num_bytes, kPrefetchBytes);
-  for (int64_t at = 0; at < num_bytes; at += 64) __builtin_prefetch(move.src + at, 0, 0);
-}
-
-// Copies the units [begin, end), kLookahead of them located and fetched ahead.
+// Copies the units [begin, end).
 void copy_units(const CopyParams& params, const Tiling& tiling, uint32_t begin, uint32_t end,
-                CopyRunFn copy_run) {
-  Move moves[kLookahead];
-  for (uint32_t i = begin; i - begin < kLookahead && i < end; ++i)
-    prefetch(moves[(i - begin) % kLookahead] = move_of(params, tiling, i));
-  for (uint32_t i = begin; i < end; ++i) {
-    Move& slot = moves[(i - begin) % kLookahead];
-    const Move move = slot;
-    if (end - i > kLookahead) prefetch(slot = move_of(params, tiling, i + kLookahead));
-    if (move.num_bytes > 0) copy_run(move.dst, move.src, move.num_bytes);
+                CopyStripFn copy_strip) {
+  for (uint32_t i = begin; i < end;) {
+    const Unit unit = locate_unit(params.plan, tiling, i);
+    const int64_t src_page = params.src_ids.at(unit.position);
+    const int64_t dst_page = params.dst_ids.at(unit.position);
+    if (src_page < 0 || dst_page < 0) {
+      ++i;
+      continue;
+    }
+    Strip strip = locate_strip(params, src_page, dst_page, unit.run);
+    strip.src += unit.begin;
+    strip.dst += unit.begin;
+    strip.run_bytes = unit.num_bytes;
+    strip.num_runs = tiling.segments_per_run.divisor > 1 ? 1 : std::min(strip.num_runs, end - i);
+    copy_strip(strip);
+    i += strip.num_runs;
   }
 }
 
@@ -72,13 +62,13 @@ std::vector<Task> tasks_of(const Pass& pass) {
   return tasks;
 }
 
-CopyRunFn choose(const CopySet& set, Isa isa) {
-  HICACHE_CHECK(kLayout, has_isa(isa), "this machine has no isa=", static_cast<int>(isa));
+CopyStripFn choose(const CopySet& set, Isa isa) {
+  const CopyStripFn widest = streaming(resolve_isa(isa));
+  if (isa != Isa::kAuto) return widest;
   int64_t num_bytes = 0;
   for (uint32_t part = 0; part < set.num_parts; ++part)
     num_bytes += set.parts[part].num_positions * page_bytes(set.parts[part].plan);
-  if (isa == Isa::kPortable || num_bytes < kStreamingBytes) return copy_run_portable;
-  return has_isa(Isa::kAvx2) ? streaming_avx2() : copy_run_portable;
+  return num_bytes > max_cached_bytes() ? widest : copy_strip;
 }
 
 void copy_all_runs(const CopyParams& params) {
@@ -106,16 +96,14 @@ void copy_cpu_ref(const CopySet& set) {
   }
 }
 
-bool has_isa(Isa isa) { return isa != Isa::kAvx2 || streaming_avx2() != nullptr; }
-
 void copy_cpu(const CopySet& set, int num_threads, Isa isa) {
-  const CopyRunFn copy_run = choose(set, isa);
+  const CopyStripFn copy_strip = choose(set, isa);
   for_each_pass(set, kTaskBytes, [&](const Pass& pass) {
     const std::vector<Task> tasks = tasks_of(pass);
     parallel_for(static_cast<int64_t>(tasks.size()), num_threads, [&](int64_t i) {
       const Task& task = tasks[static_cast<size_t>(i)];
       copy_units(pass.set.parts[task.part], pass.tilings[task.part], task.begin, task.end,
-                 copy_run);
+                 copy_strip);
       finish_streaming();
     });
   });

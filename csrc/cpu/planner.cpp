@@ -1,6 +1,7 @@
 // From two layouts and a window to a Plan: drop, merge, order.
 #include <algorithm>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 #include "hicache/check.h"
@@ -225,10 +226,12 @@ Plan make_plan(const PageLayout& src, const PageLayout& dst, const PageWindow& w
 
   plan.run_bytes = src.head_bytes;
   merge_into_run(axes, plan.run_bytes, plan.run_bits);
-  std::stable_sort(axes.begin(), axes.end(), [&](const WideAxis& a, const WideAxis& b) {
-    return ascending == Ascending::kSource ? a.src_stride < b.src_stride
-                                           : a.dst_stride < b.dst_stride;
-  });
+  const auto step = [&](const WideAxis& axis) {  // planes lie apart from each other: outermost
+    return ascending == Ascending::kSource ? std::pair(axis.src_planes, axis.src_stride)
+                                           : std::pair(axis.dst_planes, axis.dst_stride);
+  };
+  std::stable_sort(axes.begin(), axes.end(),
+                   [&](const WideAxis& a, const WideAxis& b) { return step(a) < step(b); });
   merge_neighbours(axes);
 
   require_few(axes);

@@ -1,16 +1,19 @@
-// One contiguous run with the widest stores of the machine.
+// A strip of runs with the widest stores of the machine.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include "hicache/copy.h"
+#include "hicache/isa.h"
 
 namespace hicache {
 
-using CopyRunFn = void (*)(std::byte* dst, const std::byte* src, int64_t num_bytes);
+using CopyStripFn = void (*)(const Strip& strip);
 
-// Streaming stores, to be followed by finish_streaming(); nullptr where the machine has none.
-CopyRunFn streaming_avx2();
-void copy_run_portable(std::byte* dst, const std::byte* src, int64_t num_bytes);
+// memcpy of every run: the destination stays in the caches.
+void copy_strip(const Strip& strip);
+
+// Non-temporal stores, to be followed by finish_streaming(); copy_strip where `isa`, a resolved
+// one, has none.
+CopyStripFn streaming(Isa isa);
 
 // Makes streamed stores visible before the thread reports that it is done.
 void finish_streaming();

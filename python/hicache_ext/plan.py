@@ -24,6 +24,15 @@ class Side(Enum):
     DESTINATION = "destination"
 
 
+def ascending_side(src_device: str) -> Side:
+    """The side whose addresses should rise from run to run; src_device is "cpu" or "cuda:N".
+
+    The host's: its end of a PCIe link wants whole lines in order. Of two hosts the source's: a CPU
+    waits for what it reads and not for what it streams out.
+    """
+    return Side.SOURCE if src_device == "cpu" else Side.DESTINATION
+
+
 class PlanAxis(NamedTuple):
     """An axis around the run; `name` lists what was merged into it, as in "layer*kv"."""
 
@@ -120,13 +129,13 @@ def make_plan(
     layers: tuple[int, int] | None = None,
     kv: KvMask = KvMask.BOTH,
     heads: tuple[int, int] | None = None,
-    ascending: Side = Side.DESTINATION,
+    ascending: Side = Side.SOURCE,
 ) -> Plan:
     """The plan from `src` pages to `dst` pages, whole or a window of them.
 
     layers, heads: half-open ranges, by default all; heads may not cut a head group of either side.
     kv: K, V or both; a latent cache (num_kv=1) has only BOTH.
-    ascending: the side whose addresses rise from run to run; the one behind a PCIe link, if any.
+    ascending: the side whose addresses rise from run to run, see ascending_side().
     LayoutError where the two differ in a page's extents or the window does not lie inside.
     """
     if layers is None:

@@ -16,7 +16,7 @@ from hicache_ext.errors import LayoutError
 from hicache_ext.explain import explain_cost
 from hicache_ext.hazards import Access, Hazards, Ids
 from hicache_ext.layout import PagedBuffer
-from hicache_ext.plan import Plan, Side, make_plan
+from hicache_ext.plan import Plan, ascending_side, make_plan
 from hicache_ext.ticket import Ticket
 
 MAX_PARTS: int = _C.MAX_PARTS
@@ -130,9 +130,7 @@ class PlanSet:
 def _plan_for(part: CopyPart) -> Plan:
     src, dst, plan = part.src, part.dst, part.plan
     if plan is None:
-        # The host side ascends: its end of a PCIe link wants whole lines one after the other.
-        from_host = src.device == "cpu" and dst.device != "cpu"
-        side = Side.SOURCE if from_host else Side.DESTINATION
+        side = ascending_side(src.device)
         return make_plan(src.spec, dst.spec, ascending=side)
     if plan.src != src.spec or plan.dst != dst.spec:
         raise LayoutError(

@@ -36,6 +36,24 @@ struct Bytes {
   std::unique_ptr<std::byte[]> data;
 };
 
+// Stepping along a strip arrives where locate_run() says.
+void expect_strips(const CopyParams& part, int case_idx) {
+  const int64_t src_page = part.plan.src_num_pages - 1, dst_page = part.plan.dst_num_pages - 1;
+  for (uint32_t run = 0; run < part.plan.runs_per_page;) {
+    Strip strip = locate_strip(part, src_page, dst_page, run);
+    expect(strip.num_runs >= 1 && run + strip.num_runs <= part.plan.runs_per_page,
+           "a strip leaves its page", case_idx);
+    for (uint32_t i = 0; i < strip.num_runs; ++i, ++run) {
+      const RunAddress at = locate_run(part, src_page, dst_page, run);
+      expect(at.src == strip.src && at.dst == strip.dst, "a strip misses a run", case_idx);
+      const Strip rest = locate_strip(part, src_page, dst_page, run);
+      expect(rest.num_runs == strip.num_runs - i, "a strip ends elsewhere", case_idx);
+      strip.src += strip.src_step;
+      strip.dst += strip.dst_step;
+    }
+  }
+}
+
 void run_case(int case_idx) {
   const Case c = draw_case();
   const Plan plan =
@@ -56,9 +74,14 @@ void run_case(int case_idx) {
                                 static_cast<int64_t>(c.src_ids.size())};
   check_page_ids(set);
   copy_cpu_ref(set);
-  set.parts[0].dst = threaded.data.get();
-  copy_cpu(set, static_cast<int>(draw(1, 4)), Isa::kAuto);
-  expect(threaded == expected, "cpu differs from cpu_ref", case_idx);
+  expect_strips(set.parts[0], case_idx);
+  for (const Isa isa : {Isa::kAuto, Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+    if (!has_isa(isa)) continue;
+    std::memset(threaded.data.get(), 0xee, threaded.size);
+    set.parts[0].dst = threaded.data.get();
+    copy_cpu(set, static_cast<int>(draw(1, 4)), isa);
+    expect(threaded == expected, "cpu differs from cpu_ref", case_idx);
+  }
 
   set.parts[0].dst = emulated.data.get();
   std::vector<uint8_t> num_writes(emulated.size);
@@ -70,7 +93,7 @@ void run_case(int case_idx) {
   expect(seen.num_outside == 0 && seen.num_misaligned == 0, "outside or misaligned", case_idx);
 }
 
-// Streaming stores and lookahead on more than the 8 MiB from which they are used.
+// More than a cache holds.
 void run_large_case() {
   PageLayout like{};
   like.page_size = 1, like.num_layers = 2, like.num_kv = 2, like.num_heads = 1, like.num_groups = 1;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "hicache/isa.h"
 #include "hicache/plan.h"
 
 namespace hicache {
@@ -65,6 +66,29 @@ HICACHE_HD RunAddress locate_run(const CopyParams& params, int64_t src_page, int
   return {src_base + src.offset, dst_base + dst.offset};
 }
 
+// Equal runs in even steps: one run and those that follow it on the innermost axis.
+struct Strip {
+  const std::byte* src;
+  std::byte* dst;
+  int64_t src_step;  // bytes from one run to the next
+  int64_t dst_step;
+  int64_t run_bytes;
+  uint32_t num_runs;
+};
+
+// The strip that begins with run `run` of a page pair: stepping along it saves to locate each run.
+HICACHE_HD Strip locate_strip(const CopyParams& params, int64_t src_page, int64_t dst_page,
+                              uint32_t run) {
+  const RunAddress first = locate_run(params, src_page, dst_page, run);
+  Strip strip{first.src, first.dst, 0, 0, params.plan.run_bytes, 1};
+  const Axis& inner = params.plan.axes[0];
+  if (params.plan.num_axes == 0 || inner.src_planes != 0 || inner.dst_planes != 0) return strip;
+  strip.src_step = inner.src_stride;
+  strip.dst_step = inner.dst_stride;
+  strip.num_runs = inner.div.divisor - (run - inner.div.div(run) * inner.div.divisor);
+  return strip;
+}
+
 // A position of a set, counted through all its parts.
 struct Position {
   uint32_t part;
@@ -87,13 +111,9 @@ void require_host_ids(const CopySet& set);
 // The reference: memcpy of one run after the other.
 void copy_cpu_ref(const CopySet& set);
 
-enum class Isa { kAuto, kPortable, kAvx2 };
-
-// Whether this machine runs `isa`.
-bool has_isa(Isa isa);
-
-// Threads and wide stores; non-temporal ones where the copy is too large to stay in a cache.
-// Returns after the last byte. The ids must have passed check_page_ids().
+// Threads and wide stores: with kAuto the widest of the machine, non-temporal where the copy is too
+// large to stay in a cache; with another isa always its own. Returns after the last byte. The ids
+// must have passed check_page_ids(). Throws Error(kLayout) where the machine has not the isa.
 void copy_cpu(const CopySet& set, int num_threads, Isa isa);
 
 }  // namespace hicache

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hicache_ext.copy import Plan, copy_pages, make_plan
 from hicache_ext.errors import CapacityError, LayoutError, TreeError
+from hicache_ext.plan import ascending_side
 from hicache_ext.pool import PagePool, PageState
 from hicache_ext.ticket import Ticket, drain, results
 from hicache_ext.tier import Tier
@@ -58,8 +59,12 @@ class PoolSet:
                     f"host pool {name} has layout {specs[1].name}; a store needs one whose pages "
                     "are contiguous, such as page_unified"
                 )
-            self._plans[name, Tier.HOST] = make_plan(specs[0], specs[1])
-            self._plans[name, Tier.DEVICE] = make_plan(specs[1], specs[0])
+            for to, src, dst in (
+                (Tier.HOST, device[name], host[name]),
+                (Tier.DEVICE, host[name], device[name]),
+            ):
+                side = ascending_side(src.buffer.device)
+                self._plans[name, to] = make_plan(src.spec, dst.spec, ascending=side)
 
     def get(self, tier: Tier, name: str) -> PagePool:
         return self._pools[tier][name]
