@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "bytes_view.h"
 #include "hicache/check.h"
 #include "hicache/sha256.h"
 #include "registry.h"
@@ -12,23 +13,6 @@ namespace hicache::bindings::keys {
 namespace {
 
 constexpr std::size_t kTokenBytes = 4;
-
-// A read-only view of any contiguous bytes-like object, held until the end of the call.
-class BytesView {
- public:
-  explicit BytesView(py::handle object) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-  }
-  ~BytesView() { PyBuffer_Release(&view_); }
-  BytesView(const BytesView&) = delete;
-  BytesView& operator=(const BytesView&) = delete;
-
-  const std::uint8_t* data() const { return static_cast<const std::uint8_t*>(view_.buf); }
-  std::size_t size() const { return static_cast<std::size_t>(view_.len); }
-
- private:
-  Py_buffer view_;
-};
 
 Sha256Impl parse_impl(const std::string& name) {
   if (name == "auto") return Sha256Impl::kAuto;

@@ -1,0 +1,29 @@
+// Contiguous bytes that Python lends for a call.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hicache::bindings {
+
+// A read-only view of any contiguous bytes-like object, held until the end of the call.
+class BytesView {
+ public:
+  explicit BytesView(pybind11::handle object) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0)
+      throw pybind11::error_already_set();
+  }
+  ~BytesView() { PyBuffer_Release(&view_); }
+  BytesView(const BytesView&) = delete;
+  BytesView& operator=(const BytesView&) = delete;
+
+  const std::uint8_t* data() const { return static_cast<const std::uint8_t*>(view_.buf); }
+  std::size_t size() const { return static_cast<std::size_t>(view_.len); }
+
+ private:
+  Py_buffer view_;
+};
+
+}  // namespace hicache::bindings
