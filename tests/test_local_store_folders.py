@@ -124,8 +124,6 @@ def test_bad_arguments(root: Path) -> None:
         LocalStore(root, {"swa": BASE}, {"full": 8})
     with pytest.raises(StorageError, match="page_bytes=0"):
         LocalStore(root, {"full": BASE}, {"full": 0})
-    with pytest.raises(StorageError, match="num_threads=0"):
-        LocalStore(root, {"full": BASE}, {"full": 8}, num_threads=0)
     with pytest.raises(StorageError, match=r"pool name '\.\./x'"):
         LocalStore(root, {"../x": BASE}, {"../x": 8})
 

