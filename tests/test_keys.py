@@ -49,16 +49,6 @@ def test_chain_equals_hashlib(impl: str, page_size: int, seed: bytes) -> None:
     assert page_keys_py(tokens, page_size, seed) == expected
 
 
-def test_the_tree_s_plain_twin_gives_the_same_keys() -> None:
-    from hicache_ext.tree.key import hash_chain_py, namespace_seed_py
-
-    tokens = random.Random(3).randbytes(4 * 50)
-    for name in (b"", b"lora-7", b"\0"):
-        seed = namespace_seed(name)
-        assert namespace_seed_py(name) == seed
-        assert hash_chain_py(tokens, 4, seed) == page_keys(tokens, 4, seed)
-
-
 def test_known_answer_pins_the_key_format() -> None:
     # Stored pages outlive a release: these bytes must never change.
     keys = page_keys(pack([1, 2, 3, 4, 5, 0xFFFFFFFF]), 2, namespace_seed(b"lora-7"))

@@ -13,8 +13,6 @@ from tree_tools import (
     tokens,
 )
 
-from hicache_ext.tree import namespace_seed_py
-
 
 @pytest.fixture
 def tree():
@@ -106,7 +104,6 @@ def test_namespaces_share_nothing(tree):
     plain = tree.match_prefix(tokens(1, 2)).node
     assert tree.namespace(other.node) == b"lora" and tree.namespace(plain) == b""
     assert tree.keys(other.node)[0] != tree.keys(plain)[0]
-    assert namespace_seed_py(b"lora") != namespace_seed_py(b"")
 
 
 # --- insert ---------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
-"""Token packing, page comparison, the hash chain, the digest and the picture."""
+"""Token packing, page comparison, the keys of nodes, the digest and the picture."""
 
-import hashlib
-import importlib
 import random
 import struct
 from array import array
@@ -11,7 +9,8 @@ import pytest
 from tree_tools import DEVICE, insert, make_tree, tokens
 
 from hicache_ext.errors import TreeError
-from hicache_ext.tree import RadixTree, hash_chain_py, namespace_seed_py, pack_tokens
+from hicache_ext.keys import page_keys_py
+from hicache_ext.tree import RadixTree, pack_tokens
 from hicache_ext.tree.components import Full
 from hicache_ext.tree.key import common_pages
 
@@ -52,32 +51,10 @@ def test_common_pages_against_a_loop():
         assert common_pages(edge, whole, offset, page) == expected
 
 
-def test_the_chain_by_hand():
-    first = hashlib.sha256(struct.pack("<2I", 1, 2)).digest()
-    second = hashlib.sha256(first + struct.pack("<2I", 3, 4)).digest()
-    assert hash_chain_py(pack_tokens([1, 2, 3, 4, 5]), 2) == [first, second]
-    assert hash_chain_py(pack_tokens([3, 4]), 2, first) == [second]
-    assert hash_chain_py(b"", 2) == []
-
-
-def test_the_chain_equals_the_native_one():
-    pytest.importorskip("hicache_ext._C")
-    native = importlib.import_module("hicache_ext.keys")
-    rng = random.Random(2)
-    for _ in range(50):
-        page_size = rng.choice((1, 3, 16, 64))
-        packed = pack_tokens([rng.randrange(2**32) for _ in range(rng.randint(0, 5 * page_size))])
-        namespace = rng.choice((b"", b"lora", bytes(100)))
-        seed = native.namespace_seed(namespace)
-        assert namespace_seed_py(namespace) == seed
-        expected = native.page_keys(packed, page_size, seed)
-        assert hash_chain_py(packed, page_size, seed) == expected
-
-
 def test_node_keys_are_the_chain_of_the_path_before_and_after_splits():
     tree = make_tree()
     end = insert(tree, (1, 2, 3, 4), range(4)).node
-    chain = hash_chain_py(pack_tokens(tokens(1, 2, 3, 4)), 4)
+    chain = page_keys_py(pack_tokens(tokens(1, 2, 3, 4)), 4)
     assert tree.keys(end) == chain
     part = tree.match_prefix(tokens(1, 2)).node
     assert tree.keys(part) == chain[:2] and tree.keys(end) == chain
@@ -91,7 +68,7 @@ def test_keys_are_computed_once_and_only_when_asked_for():
 
     def counting(packed, page_size, seed):
         calls.append(len(packed) // (4 * page_size))
-        return hash_chain_py(packed, page_size, seed)
+        return page_keys_py(packed, page_size, seed)
 
     tree = RadixTree(4, (Full(),), page_keys=counting)
     top = tree.insert(tokens(1, 2), {"full": [0, 1]}).node

@@ -68,9 +68,7 @@ class HiCache:
             raise LayoutError(f"pools {list(device)} do not fit components {names}")
         self.config = config
         self.pools = PoolSet(device, host, config.page_size, needs_page_view=store is not None)
-        self.tree = RadixTree(
-            config.page_size, components, page_keys=page_keys, namespace_seed=namespace_seed
-        )
+        self.tree = RadixTree(config.page_size, components, page_keys=page_keys)
         self.stats = CacheStats()
         self._windows = {c.name: c.window_pages for c in components[1:] if isinstance(c, Swa)}
         self._io = io or ThreadIo()

@@ -3,7 +3,7 @@ operation.
 """
 
 from hicache_ext.tree.components import Component, Full, Swa
-from hicache_ext.tree.key import hash_chain_py, namespace_seed_py, pack_tokens
+from hicache_ext.tree.key import pack_tokens
 from hicache_ext.tree.radix import RadixTree
 from hicache_ext.tree.results import (
     BackupPlan,
@@ -33,7 +33,5 @@ __all__ = [
     "Swa",
     "WindowResult",
     "WindowTxn",
-    "hash_chain_py",
-    "namespace_seed_py",
     "pack_tokens",
 ]

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hicache_ext.errors import TreeError
+from hicache_ext.keys import KEY_BYTES
 from hicache_ext.tree.node import TIERS, Node, suffix
-from hicache_ext.tree.split import HASH_BYTES
 from hicache_ext.tree.state import TreeState
 
 
@@ -47,7 +47,7 @@ def _structure(state: TreeState, nodes: list[Node]) -> Iterator[str]:
             not node.key or len(node.key) != node.num_pages * state.page_bytes
         ):
             yield f"node {node.id}: {len(node.key)} key bytes for {node.num_pages} pages"
-        if node.hashes is not None and len(node.hashes) != node.num_pages * HASH_BYTES:
+        if node.hashes is not None and len(node.hashes) != node.num_pages * KEY_BYTES:
             yield f"node {node.id}: {len(node.hashes)} hash bytes for {node.num_pages} pages (I12)"
         for tier in TIERS:
             holding = [c for c in node.children.values() if _has_base(state, c, tier)]

@@ -1,11 +1,9 @@
-"""Token keys: packing to bytes, comparing by pages, the hash chain. Pure Python, standard library
-only.
+"""Token keys: packing to bytes, comparing by pages.
 
 The tree stores the tokens of an edge as u32 little-endian bytes: one comparison is one memcmp, a
-page is a slice, and the same bytes are what the hash chain is computed over.
+page is a slice, and the same bytes are what hicache_ext.keys computes the hash chain over.
 """
 
-import hashlib
 import operator
 import sys
 from array import array
@@ -13,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from hicache_ext.errors import TreeError
+from hicache_ext.keys import TOKEN_BYTES
 
-TOKEN_BYTES = 4
 _TOKEN_LIMIT = 1 << 32
-_NAMESPACE_TAG = b"hicache_ext-namespace-v1"
 
 
 class PageKeys(Protocol):
@@ -73,25 +70,3 @@ def common_pages(edge: bytes, tokens: bytes, offset: int, page_bytes: int) -> in
         else:
             high = mid - 1
     return low
-
-
-def hash_chain_py(tokens: bytes, page_size: int, seed: bytes = b"") -> list[bytes]:
-    """key_i = SHA-256(key_{i-1} || tokens of page i as u32-LE); `seed` stands for key_{-1}.
-
-    The plain twin of the native hicache_ext.keys.page_keys: same arguments, same digests.
-    """
-    page_bytes = page_size * TOKEN_BYTES
-    keys: list[bytes] = []
-    digest = seed
-    for offset in range(0, len(tokens) - page_bytes + 1, page_bytes):
-        digest = hashlib.sha256(digest + tokens[offset : offset + page_bytes]).digest()
-        keys.append(digest)
-    return keys
-
-
-def namespace_seed_py(namespace: bytes) -> bytes:
-    """The digest before page 0: b"" without a namespace, else a tagged and length-coded SHA-256."""
-    if not namespace:
-        return b""
-    length = len(namespace).to_bytes(8, "little")
-    return hashlib.sha256(_NAMESPACE_TAG + length + namespace).digest()

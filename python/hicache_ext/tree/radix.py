@@ -8,10 +8,11 @@ anything has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hicache_ext.errors import LayoutError
+from hicache_ext.keys import page_keys_py
 from hicache_ext.tier import Tier
 from hicache_ext.tree import evict as _evict
 from hicache_ext.tree import insert as _insert
@@ -22,7 +23,7 @@ from hicache_ext.tree import read as _read
 from hicache_ext.tree import transfer as _transfer
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.integrity import check_integrity
-from hicache_ext.tree.key import PageKeys, hash_chain_py, namespace_seed_py
+from hicache_ext.tree.key import PageKeys
 from hicache_ext.tree.results import (
     BackupPlan,
     EvictResult,
@@ -47,15 +48,14 @@ class RadixTree:
         page_size: int,
         components: Sequence[Component],
         *,
-        page_keys: PageKeys = hash_chain_py,
-        namespace_seed: Callable[[bytes], bytes] = namespace_seed_py,
+        page_keys: PageKeys = page_keys_py,
     ) -> None:
         """`page_size` in tokens; the first component is the base. LayoutError for values that
         cannot be.
         """
         if page_size <= 0:
             raise LayoutError(f"page_size={page_size}: a page has at least 1 token")
-        self._state = TreeState(page_size, components, page_keys, namespace_seed)
+        self._state = TreeState(page_size, components, page_keys)
 
     # --- what is there ----------------------------------------------------------------------------
 

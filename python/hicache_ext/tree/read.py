@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from hicache_ext.errors import TreeError
+from hicache_ext.keys import KEY_BYTES, namespace_seed
 from hicache_ext.tier import Tier
 from hicache_ext.tree.lock import check_tier
 from hicache_ext.tree.node import Node, suffix
 from hicache_ext.tree.pages import HOLE
-from hicache_ext.tree.split import HASH_BYTES
 from hicache_ext.tree.state import TreeState
 
 
@@ -38,11 +38,11 @@ def keys(state: TreeState, node_id: int) -> list[bytes]:
         missing.append(part)
     for part in reversed(missing):
         above = part.parent
-        seed = state.namespace_seed(part.namespace) if above.is_root else _last_key(above)
+        seed = namespace_seed(part.namespace) if above.is_root else _last_key(above)
         part.hashes = b"".join(state.page_keys(part.key, state.page_size, seed))
     chain = b"".join(part.hashes or b"" for part in reversed(nodes))
-    return [chain[i : i + HASH_BYTES] for i in range(0, len(chain), HASH_BYTES)]
+    return [chain[i : i + KEY_BYTES] for i in range(0, len(chain), KEY_BYTES)]
 
 
 def _last_key(node: Node) -> bytes:
-    return (node.hashes or b"")[-HASH_BYTES:]
+    return (node.hashes or b"")[-KEY_BYTES:]

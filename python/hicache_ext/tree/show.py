@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hicache_ext.tree.key import TOKEN_BYTES
+from hicache_ext.keys import TOKEN_BYTES
 from hicache_ext.tree.node import Node
 from hicache_ext.tree.state import TreeState
 

@@ -10,11 +10,9 @@ same pages.
 from __future__ import annotations
 
 from hicache_ext.errors import TreeError
-from hicache_ext.tree.key import TOKEN_BYTES
+from hicache_ext.keys import KEY_BYTES, TOKEN_BYTES
 from hicache_ext.tree.node import TIERS, Node
 from hicache_ext.tree.state import TreeState
-
-HASH_BYTES = 32
 
 
 def split(state: TreeState, node: Node, num_prefix_pages: int) -> Node:
@@ -29,7 +27,7 @@ def split(state: TreeState, node: Node, num_prefix_pages: int) -> Node:
     node.parent = prefix
     prefix.children[node.key[: state.page_bytes]] = node
     if node.hashes is not None:
-        at = num_prefix_pages * HASH_BYTES
+        at = num_prefix_pages * KEY_BYTES
         prefix.hashes, node.hashes = node.hashes[:at], node.hashes[at:]
     for component in state.components:
         mine, its = node.parts[component.idx], prefix.parts[component.idx]

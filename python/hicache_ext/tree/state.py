@@ -6,14 +6,15 @@ ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 from hicache_ext.errors import LayoutError, TreeError
+from hicache_ext.keys import TOKEN_BYTES
 from hicache_ext.tier import Tier
 from hicache_ext.tree.components.base import Component
-from hicache_ext.tree.key import TOKEN_BYTES, PageKeys
+from hicache_ext.tree.key import PageKeys
 from hicache_ext.tree.node import TIERS, Node, Part, suffix
 from hicache_ext.tree.queue import EvictQueue
 from hicache_ext.tree.results import Receipt, TransferPlan
@@ -29,18 +30,13 @@ class TreeState:
     """Nodes, owned pages, clock, digest, open receipts, plans and transaction."""
 
     def __init__(
-        self,
-        page_size: int,
-        components: Sequence[Component],
-        page_keys: PageKeys,
-        namespace_seed: Callable[[bytes], bytes],
+        self, page_size: int, components: Sequence[Component], page_keys: PageKeys
     ) -> None:
         self.page_size = page_size
         self.page_bytes = page_size * TOKEN_BYTES
         self.components = _checked_components(components)
         self.base = self.components[0]
         self.page_keys = page_keys
-        self.namespace_seed = namespace_seed
         for idx, component in enumerate(self.components):
             component.bind(idx, page_size)
         self.roots: dict[bytes, Node] = {}
