@@ -1,14 +1,17 @@
-"""Pages for the tests: random layouts, guarded buffers, and a NumPy oracle that knows no plan."""
+"""Pages for the tests: guarded buffers of any layout, and a NumPy oracle that knows no plan."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from gpu_memory import GpuArray, GpuView
+from page_cases import Window
 
 from hicache_ext import _C
-from hicache_ext.layout import LAYOUT_NAMES, KvMask, LayoutSpec, PagedBuffer
+from hicache_ext.layout import LayoutSpec, PagedBuffer, Planes
 from hicache_ext.plan import Plan
 
 GUARD_BYTES = 256
@@ -16,7 +19,7 @@ GUARD, POISON = 0xA5, 0xEE
 
 
 def logical(array: np.ndarray, spec: LayoutSpec) -> np.ndarray:
-    """[page, layer, kv, token, group, head, byte] view of a flat uint8 array."""
+    """[page, layer, kv, token, group, head, byte] view of a flat uint8 array in one buffer."""
     heads = spec.num_heads // spec.num_groups
     shape = (spec.num_pages, spec.num_layers, spec.num_kv, spec.page_size)
     strides = (spec.stride_page, spec.stride_layer, spec.stride_kv, spec.stride_token)
@@ -29,29 +32,99 @@ def logical(array: np.ndarray, spec: LayoutSpec) -> np.ndarray:
 
 @dataclass
 class Guarded:
-    """A buffer of `spec` at an odd place, between guard bytes."""
+    """A buffer of `spec` at an odd place of an arena, guard bytes around each of its planes."""
 
     spec: LayoutSpec
     buffer: PagedBuffer
-    whole: np.ndarray
-    begin: int
+    whole: np.ndarray  # the arena
+    planes: list[int]  # where in the arena each plane begins; one for one buffer
+
+    @property
+    def begin(self) -> int:
+        return self.planes[0]
+
+    @property
+    def end(self) -> int:
+        return self.planes[-1] + self.spec.plane_bytes
 
     @property
     def bytes(self) -> np.ndarray:
-        return self.whole[self.begin : self.begin + self.spec.num_bytes]
+        """From the first byte to the last; in a table the guards between the planes as well."""
+        return self.whole[self.begin : self.end]
+
+    def layer(self, array: np.ndarray, layer: int, kv: int) -> np.ndarray:
+        """[page, token, group, head, byte] view of this buffer in an array like `bytes`."""
+        spec = self.spec
+        if spec.planes is Planes.TABLE:
+            start = self.planes[layer * spec.num_kv + kv] - self.begin
+        else:
+            start = layer * spec.stride_layer + kv * spec.stride_kv
+        heads = spec.num_heads // spec.num_groups
+        return np.lib.stride_tricks.as_strided(
+            array[start:],
+            shape=(spec.num_pages, spec.page_size, spec.num_groups, heads, spec.head_bytes),
+            strides=(spec.stride_page, spec.stride_token, spec.stride_group, spec.stride_head, 1),
+        )
+
+    def moved(self, arena: np.ndarray | GpuArray) -> PagedBuffer:
+        """The same buffer in another arena of the same bytes."""
+        return _buffer(self.whole, self.planes, self.spec, arena)
 
     def check_guards(self) -> None:
-        end = self.begin + self.spec.num_bytes
-        assert (self.whole[: self.begin] == GUARD).all(), "written before the buffer"
-        assert (self.whole[end:] == GUARD).all(), "written past the buffer"
+        """Of a buffer that has its arena for itself."""
+        inside = np.zeros(self.whole.size, bool)
+        for plane in self.planes:
+            inside[plane : plane + self.spec.plane_bytes] = True
+        assert (self.whole[~inside] == GUARD).all(), "written outside of the buffer"
 
 
 def guarded(spec: LayoutSpec, content: np.ndarray | int, misalign: int = 0) -> Guarded:
-    whole = np.full(spec.num_bytes + 2 * GUARD_BYTES + 64, GUARD, np.uint8)
-    begin = GUARD_BYTES + (-whole.ctypes.data - GUARD_BYTES) % 64 + misalign
-    inside = whole[begin : begin + spec.num_bytes]
-    inside[:] = content
-    return Guarded(spec, PagedBuffer(inside, spec), whole, begin)
+    """A buffer with an arena of its own; `content` of its bytes, repeated where too short."""
+    (only,) = guarded_set([spec], [misalign])
+    for plane in only.planes:
+        inside = only.whole[plane : plane + spec.plane_bytes]
+        inside[:] = content if isinstance(content, int) else np.resize(content, inside.size)
+    return only
+
+
+def guarded_set(specs: Sequence[LayoutSpec], misaligns: Sequence[int]) -> list[Guarded]:
+    """Buffers in one arena that is GUARD all over, each at a multiple of 64 + its misalign."""
+    sizes = [spec.plane_bytes for spec in specs for _ in range(spec.num_planes)]
+    room = sum(size + GUARD_BYTES + 64 + max(misaligns, default=0) for size in sizes)
+    whole = np.full(room + GUARD_BYTES, GUARD, np.uint8)
+    at, made = 0, []
+    for spec, misalign in zip(specs, misaligns, strict=True):
+        planes = []
+        for _ in range(spec.num_planes):
+            at += GUARD_BYTES
+            at += -(whole.ctypes.data + at) % 64 + misalign
+            planes.append(at)
+            at += spec.plane_bytes
+        made.append(Guarded(spec, _buffer(whole, planes, spec, whole), whole, planes))
+    return made
+
+
+def _buffer(
+    whole: np.ndarray, planes: list[int], spec: LayoutSpec, arena: np.ndarray | GpuArray
+) -> PagedBuffer:
+    def place(view: np.ndarray) -> np.ndarray | GpuView:
+        if isinstance(arena, GpuArray):
+            return arena.view(view, whole)
+        offset = view.ctypes.data - whole.ctypes.data
+        return np.ndarray(view.shape, view.dtype, arena, offset, view.strides)
+
+    if spec.planes is Planes.ONE_BUFFER:
+        return PagedBuffer(place(whole[planes[0] : planes[0] + spec.num_bytes]), spec)
+    shape = (spec.num_pages, spec.page_size, spec.num_groups, spec.num_heads // spec.num_groups)
+    strides = (spec.stride_page, spec.stride_token, spec.stride_group, spec.stride_head, 1)
+    views = [
+        place(np.ndarray((*shape, spec.head_bytes), np.uint8, whole, plane, strides))
+        for plane in planes
+    ]
+    k, v = views[:: spec.num_kv], views[1 :: spec.num_kv] if spec.num_kv == 2 else None
+    buffer = PagedBuffer.from_tables(k, v, axes="page,token,group,head,dim")
+    assert buffer.spec == spec
+    return buffer
 
 
 def native_set(
@@ -67,85 +140,39 @@ def random_bytes(rng: random.Random, num_bytes: int) -> np.ndarray:
     return np.frombuffer(rng.randbytes(num_bytes), np.uint8)
 
 
-def random_spec(rng: random.Random, name: str, like: LayoutSpec | None = None) -> LayoutSpec:
-    """A dense layout, or one with gaps between its pages; with `like`, of pages that fit to it."""
-    num_groups = rng.choice([1, 1, 2, 4])
-    if like is None:
-        extents = {
-            "page_size": rng.choice([1, 2, 3, 16]),
-            "num_layers": rng.choice([1, 2, 5]),
-            "num_kv": rng.choice([1, 2]),
-            "num_heads": rng.choice([4, 8]),
-            "head_bytes": rng.choice([1, 6, 16, 33, 64, 144]),
-        }
-    else:
-        names = ("page_size", "num_layers", "num_kv", "num_heads", "head_bytes")
-        extents = {key: getattr(like, key) for key in names}
-    spec = LayoutSpec.make(name, num_pages=rng.randint(1, 9), num_groups=num_groups, **extents)
-    if name == "page_unified" and rng.random() < 0.3:
-        return replace(spec, stride_page=spec.stride_page + rng.choice([1, 16, 112]))
-    return spec
-
-
-def random_pair(rng: random.Random) -> tuple[LayoutSpec, LayoutSpec]:
-    src = random_spec(rng, rng.choice(LAYOUT_NAMES))
-    return src, random_spec(rng, rng.choice(LAYOUT_NAMES), like=src)
-
-
-def random_ids(rng: random.Random, src: LayoutSpec, dst: LayoutSpec) -> tuple[list[int], list[int]]:
-    """Equally many ids; distinct on the destination; some are holes; perhaps none at all."""
-    count = rng.randint(0, dst.num_pages)
-    dst_ids = rng.sample(range(dst.num_pages), count)
-    src_ids = [rng.randrange(src.num_pages) for _ in range(count)]
-    for ids in (src_ids, dst_ids):
-        for i in range(count):
-            if rng.random() < 0.15:
-                ids[i] = rng.choice([-1, -7])
-    return src_ids, dst_ids
-
-
-@dataclass(frozen=True)
-class Window:
-    layers: tuple[int, int]
-    kv: KvMask
-    heads: tuple[int, int]
-
-
-def random_window(rng: random.Random, src: LayoutSpec, dst: LayoutSpec) -> Window:
-    """A window that cuts no head group of either side."""
-
-    def span(extent: int, step: int = 1) -> tuple[int, int]:
-        first, last = sorted(rng.sample(range(extent // step + 1), 2))
-        return first * step, last * step
-
-    fine = src.num_heads // max(src.num_groups, dst.num_groups)
-    coarse = src.num_heads // min(src.num_groups, dst.num_groups)
-    heads = span(src.num_heads, rng.choice([fine, coarse]))
-    if heads[0] // coarse != (heads[1] - 1) // coarse:
-        heads = span(src.num_heads, coarse)
-    kv = rng.choice(list(KvMask)) if src.num_kv == 2 else KvMask.BOTH
-    return Window(span(src.num_layers), kv, heads)
-
-
 def oracle(
-    src: Guarded, dst: Guarded, src_ids: list[int], dst_ids: list[int], window: Window | None = None
+    src: Guarded,
+    dst: Guarded,
+    src_ids: Sequence[int],
+    dst_ids: Sequence[int],
+    window: Window | None = None,
 ) -> np.ndarray:
-    """What the destination's bytes must be: one NumPy assignment for each page."""
+    """What dst.bytes must be: one NumPy assignment for each page, layer, kv and head."""
     expected = dst.bytes.copy()
-    source, target = logical(src.bytes, src.spec), logical(expected, dst.spec)
-    heads = np.arange(src.spec.num_heads)
-    layers, kv = slice(None), slice(None)
-    if window is not None:
-        heads = heads[slice(*window.heads)]
-        layers = slice(*window.layers)
-        kv = slice(*window.kv.value) if src.spec.num_kv == 2 else slice(None)
-    for src_id, dst_id in zip(src_ids, dst_ids, strict=True):
-        if src_id < 0 or dst_id < 0:
-            continue
-        for head in heads:
-            from_group, from_head = divmod(head, src.spec.num_heads // src.spec.num_groups)
-            to_group, to_head = divmod(head, dst.spec.num_heads // dst.spec.num_groups)
-            target[dst_id, layers, kv, :, to_group, to_head] = source[
-                src_id, layers, kv, :, from_group, from_head
-            ]
+    spec, seen = src.spec, window or Window.whole(src.spec)
+    pairs = [(s, d) for s, d in zip(src_ids, dst_ids, strict=True) if s >= 0 and d >= 0]
+    for layer in range(*seen.layers):
+        for kv in range(*(seen.kv.value if spec.num_kv == 2 else (0, 1))):
+            source, target = src.layer(src.bytes, layer, kv), dst.layer(expected, layer, kv)
+            for head in range(*seen.heads):
+                from_group, from_head = divmod(head, spec.num_heads // spec.num_groups)
+                to_group, to_head = divmod(head, dst.spec.num_heads // dst.spec.num_groups)
+                for src_id, dst_id in pairs:
+                    target[dst_id, slice(*seen.tokens), to_group, to_head] = source[
+                        src_id, slice(*seen.tokens), from_group, from_head
+                    ]
     return expected
+
+
+def covered(
+    src: Guarded,
+    dst: Guarded,
+    src_ids: Sequence[int],
+    dst_ids: Sequence[int],
+    window: Window | None = None,
+) -> np.ndarray:
+    """1 for each byte of dst.bytes that a copy must write, 0 elsewhere: the oracle on ones over
+    zeros. Gaps of the source are ones as well, gaps of the destination stay zero."""
+    ones = Guarded(src.spec, src.buffer, np.ones_like(src.whole), src.planes)
+    zeros = Guarded(dst.spec, dst.buffer, np.zeros_like(dst.whole), dst.planes)
+    return oracle(ones, zeros, src_ids, dst_ids, window)

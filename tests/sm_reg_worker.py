@@ -6,7 +6,6 @@ but __cuda_array_interface__ and the CUDA runtime, as CuPy would hand them over.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import random
 import sys
@@ -14,53 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-
-CUDART = ctypes.CDLL("libcudart.so.13")
-ANY_DIRECTION = 4  # cudaMemcpyDefault
-
-
-def call(name: str, *args: Any) -> None:
-    code = getattr(CUDART, name)(*args)
-    assert code == 0, f"{name}: {code}"
-
-
-class GpuArray:
-    """A flat array in GPU memory that only the interface describes."""
-
-    def __init__(self, content: np.ndarray) -> None:
-        self.shape, self.dtype, self.nbytes = content.shape, content.dtype, content.nbytes
-        pointer = ctypes.c_void_p()
-        call("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(max(1, self.nbytes)))
-        self.address = pointer.value
-        self._copy(self.address, content.ctypes.data)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def _copy(self, to: int, source: int) -> None:
-        size = ctypes.c_size_t(self.nbytes)
-        call("cudaMemcpy", ctypes.c_void_p(to), ctypes.c_void_p(source), size, ANY_DIRECTION)
-
-    def read(self) -> np.ndarray:
-        out = np.empty(self.shape, self.dtype)
-        self._copy(out.ctypes.data, self.address)
-        return out
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
-            "shape": self.shape,
-            "typestr": self.dtype.str,
-            "data": (self.address, False),
-            "version": 3,
-            "stream": None,
-        }
-
-
-def register(array: np.ndarray) -> np.ndarray:
-    address, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
-    call("cudaHostRegister", address, size, 0)
-    return array
+from gpu_memory import GpuArray
 
 
 def load_module(path: str) -> None:
@@ -84,42 +37,37 @@ def expect_raise(error: type[Exception], text: str, action: Any) -> None:
 
 def main(module: str, seed: int) -> None:
     load_module(module)
-    from pages import POISON, guarded, oracle, random_bytes, random_ids, random_pair, random_window
+    from copy_cases import draw_case
+    from copy_executors import EXECUTORS
+    from page_cases import KINDS
 
-    from hicache_ext.copy import copy_pages, make_plan
+    from hicache_ext.copy import copy_pages
     from hicache_ext.errors import PageIndexError
-    from hicache_ext.layout import PagedBuffer
+    from hicache_ext.layout import LayoutSpec, PagedBuffer
 
     rng = random.Random(seed)
-    for case in range(12):
-        src_spec, dst_spec = random_pair(rng)
-        src = guarded(src_spec, random_bytes(rng, src_spec.num_bytes))
-        dst = guarded(dst_spec, POISON)
-        src_ids, dst_ids = random_ids(rng, src_spec, dst_spec)
-        window = random_window(rng, src_spec, dst_spec)
-        plan = make_plan(src_spec, dst_spec, **vars(window))
-        expected = oracle(src, dst, src_ids, dst_ids, window)
+    for executor in EXECUTORS:
+        if executor.name != "sm_reg":
+            continue
+        assert not executor.why_not(), executor.why_not()
+        for number in range(24):
+            kinds = [(rng.choice(KINDS), rng.choice(KINDS)) for _ in range(rng.randint(1, 4))]
+            case = draw_case(rng, kinds)
+            assert executor.run(case, rng) == case.num_bytes, (seed, number, kinds)
+            shown = f"seed {seed} case {number} {kinds}"
+            np.testing.assert_array_equal(case.target_arena, case.expected, err_msg=shown)
 
-        on_gpu = GpuArray(dst.bytes.copy())
-        source = register(src.bytes.copy()) if case % 2 else GpuArray(src.bytes.copy())
-        from_buffer, to_buffer = PagedBuffer(source, src_spec), PagedBuffer(on_gpu, dst_spec)
-        assert to_buffer.device == "cuda:0" and from_buffer.device == (
-            "cpu" if case % 2 else "cuda:0"
-        )
-        ids = [np.array(given, rng.choice([np.int32, np.int64])) for given in (src_ids, dst_ids)]
-        kinds = [rng.choice([GpuArray, list, np.asarray]) for _ in ids]
-        given = [kind(one) for kind, one in zip(kinds, ids, strict=True)]
-        num_sms = rng.choice([None, 1, 3])
-        ticket = copy_pages(
-            from_buffer, given[0], to_buffer, given[1], plan=plan, num_sms=num_sms, stream=0
-        )
-        ticket.wait()
-        ticket.wait(stream=0)
-        assert ticket.query()
-        num_copied = sum(s >= 0 and d >= 0 for s, d in zip(src_ids, dst_ids, strict=True))
-        assert ticket.result() == num_copied * plan.page_bytes, (case, kinds)
-        np.testing.assert_array_equal(on_gpu.read(), expected, err_msg=f"seed {seed} case {case}")
-
+    sizes = dict(page_size=2, num_layers=2, num_heads=2, head_bytes=16)
+    src_spec = LayoutSpec.make("layer_first", num_pages=3, **sizes)
+    dst_spec = LayoutSpec.make("page_unified", num_pages=4, **sizes)
+    on_gpu = GpuArray(np.zeros(dst_spec.num_bytes, np.uint8))
+    from_buffer = PagedBuffer(GpuArray(np.ones(src_spec.num_bytes, np.uint8)), src_spec)
+    to_buffer = PagedBuffer(on_gpu, dst_spec)
+    assert (from_buffer.device, to_buffer.device) == ("cuda:0", "cuda:0")
+    ticket = copy_pages(from_buffer, [0], to_buffer, [1], stream=0)
+    ticket.wait()
+    ticket.wait(stream=0)
+    assert ticket.query() and ticket.result() == src_spec.page_bytes
     bad = GpuArray(np.array([dst_spec.num_pages + 3]))
     ticket = copy_pages(from_buffer, [0], to_buffer, bad)
     wanted = f"destination page id out of range: position=0 value={dst_spec.num_pages + 3}"

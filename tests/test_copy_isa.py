@@ -7,17 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pages import (
-    POISON,
-    Guarded,
-    guarded,
-    native_set,
-    oracle,
-    random_bytes,
-    random_ids,
-    random_pair,
-    random_window,
-)
+from page_cases import random_ids, random_pair, random_window
+from pages import POISON, Guarded, guarded, native_set, oracle, random_bytes
 
 from hicache_ext import _C
 from hicache_ext.layout import LayoutSpec

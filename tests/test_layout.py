@@ -11,7 +11,7 @@ import torch
 from pages import logical
 
 from hicache_ext.errors import LayoutError
-from hicache_ext.layout import LAYOUT_NAMES, LayoutSpec, PagedBuffer
+from hicache_ext.layout import LAYOUT_NAMES, LayoutSpec, PagedBuffer, Planes
 
 SIZES = dict(num_pages=3, page_size=4, num_layers=5, num_heads=6, head_bytes=8)
 
@@ -29,21 +29,24 @@ def test_layer_first_is_kv_layer_page_token_head_byte() -> None:
 @pytest.mark.parametrize("num_groups", [1, 2, 3])
 def test_orders_of_axes(num_groups: int) -> None:
     heads = 6 // num_groups
+    # The buffer's shape, and where [page, layer, kv, token, group, head, byte] are in it.
     shapes = {
-        "layer_first": ((2, 5, 3, 4, num_groups, heads, 8), (2, 1, 0, 4, 5, 3, 6)),
+        "layer_first": ((2, 5, 3, 4, num_groups, heads, 8), (2, 1, 0, 3, 4, 5, 6)),
         "page_first": ((2, 3, 4, 5, num_groups, heads, 8), (1, 3, 0, 2, 4, 5, 6)),
+        "page_first_direct": ((2, 3, 5, 4, num_groups, heads, 8), (1, 2, 0, 3, 4, 5, 6)),
+        "page_head": ((2, 3, num_groups, heads, 4, 5, 8), (1, 5, 0, 4, 2, 3, 6)),
         "page_unified": ((3, num_groups, 5, 2, 4, heads, 8), (0, 2, 3, 4, 1, 5, 6)),
+        "layer,page,token,group,head,kv": (
+            (5, 3, 4, num_groups, heads, 2, 8),
+            (1, 0, 5, 2, 3, 4, 6),
+        ),
     }
+    assert set(LAYOUT_NAMES) < set(shapes)
     for name, (shape, to_logical) in shapes.items():
         spec = LayoutSpec.make(name, num_groups=num_groups, **SIZES)
         array = np.random.default_rng(0).integers(0, 256, spec.num_bytes, np.uint8)
-        ours = logical(array, spec)
-        theirs = array.reshape(shape)
-        if name == "layer_first":  # kv, layer, page, token, group, head -> page, layer, kv, ...
-            theirs = theirs.transpose(2, 1, 0, 3, 4, 5, 6)
-        else:
-            theirs = theirs.transpose(to_logical)
-        np.testing.assert_array_equal(ours, theirs)
+        theirs = array.reshape(shape).transpose(to_logical)
+        np.testing.assert_array_equal(logical(array, spec), theirs)
 
 
 def test_sizes() -> None:
@@ -61,6 +64,36 @@ def test_gaps_between_pages_count_to_the_extent() -> None:
     padded = replace(spec, stride_page=4096)
     assert padded.num_bytes == 2 * 4096 + spec.page_bytes
     assert padded.is_page_contiguous
+
+
+def test_explicit_strides() -> None:
+    spec = LayoutSpec.strided({"page": (3, 4096), "token": (4, 100), "kv": (1, 7)}, head_bytes=96)
+    assert (spec.num_pages, spec.page_size, spec.num_kv, spec.num_layers) == (3, 4, 1, 1)
+    assert spec.num_bytes == 2 * 4096 + 3 * 100 + 96 and spec.page_bytes == 4 * 96
+    assert not spec.is_page_contiguous
+    dense = LayoutSpec.make("page_head", **SIZES)
+    axes = {"page": 3, "layer": 5, "kv": 2, "group": 1, "token": 4, "head": 6}
+    strides = {axis: (n, getattr(dense, f"stride_{axis}")) for axis, n in axes.items()}
+    same = LayoutSpec.strided(strides, head_bytes=8, name="page_head")
+    assert replace(same, stride_group=dense.stride_group) == dense
+    for axes, match in (
+        ({"page": (3, 64), "layers": (2, 8)}, "axis 'layers' is none of page, layer"),
+        ({"page": (0, 64)}, "num_pages=0"),
+        ({"page": (3, -64)}, "stride_page=-64"),
+        ({"page": (3, 64), "token": (9, 8)}, "stride_page=64 overlaps the 72 bytes"),
+        ({"page": (3, 64.0)}, "stride_page=64.0 must be an int"),
+    ):
+        with pytest.raises(LayoutError, match=match):
+            LayoutSpec.strided(axes, head_bytes=8)
+
+
+def test_a_table_has_planes() -> None:
+    axes = {"page": (3, 40), "layer": (5, 0), "kv": (2, 0)}
+    spec = LayoutSpec.strided(axes, head_bytes=40, planes=Planes.TABLE)
+    assert (spec.num_planes, spec.plane_bytes, spec.num_bytes) == (10, 120, 1200)
+    assert spec.page_bytes == 400 and not spec.is_page_contiguous
+    one = LayoutSpec.strided({"page": (3, 40)}, head_bytes=40, planes=Planes.TABLE)
+    assert one.is_page_contiguous and one.num_planes == 1
 
 
 def test_digest_fields_follow_the_bytes_of_an_object() -> None:

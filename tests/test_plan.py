@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 
 import numpy as np
 import pytest
-from pages import logical, random_pair, random_window
+from page_cases import random_pair, random_window
+from pages import logical
 
 from hicache_ext import _C
 from hicache_ext.errors import LayoutError, PageIndexError
-from hicache_ext.layout import KvMask, LayoutSpec
+from hicache_ext.layout import KvMask, LayoutSpec, Planes
 from hicache_ext.plan import Side, make_plan
 
 # 70B-like: 8 heads of 128 bf16, page 16.
@@ -69,7 +71,8 @@ def test_the_chosen_side_ascends() -> None:
 def test_explain() -> None:
     text = make_plan(spec("layer_first"), spec("page_unified"), kv=KvMask.K).explain_runs()
     assert text == (
-        "layer_first -> page_unified: layers 0..32, K of num_kv=2, heads 0..8\n"
+        "layer_first -> page_unified: layers 0..32, K of num_kv=2, heads 0..8, "
+        "tokens 0..16\n"
         "  run   token*head*byte: 32768 B contiguous on both sides\n"
         "  axis  layer: 32 steps of 327680 B -> 65536 B\n"
         "  page  32 runs, 1048576 B; strides 32768 B -> 2097152 B; every address a multiple of "
@@ -86,26 +89,26 @@ def test_locate_agrees_with_the_layouts(seed: int) -> None:
     plan = make_plan(src, dst, **vars(window))
     src_page, dst_page = rng.randrange(src.num_pages), rng.randrange(dst.num_pages)
 
-    def coordinates(side: LayoutSpec, page: int) -> dict[int, tuple[int, ...]]:
-        """Offset of each head of the window -> (layer, kv, token, head)."""
+    def coordinates(side: LayoutSpec, page: int) -> dict[tuple[int, int], tuple[int, ...]]:
+        """(plane, offset) of each head of the window -> (layer, kv, token, head)."""
         strides = logical(np.empty(0, np.uint8), side).strides
         heads = side.num_heads // side.num_groups
         kv_range = range(*window.kv.value) if side.num_kv == 2 else range(1)
         found = {}
-        for layer in range(*window.layers):
-            for kv in kv_range:
-                for token in range(side.page_size):
-                    for head in range(*window.heads):
-                        place = (page, layer, kv, token, *divmod(head, heads), 0)
-                        offset = sum(c * s for c, s in zip(place, strides, strict=True))
-                        found[offset] = (layer, kv, token, head)
+        for layer, kv in product(range(*window.layers), kv_range):
+            plane = layer * side.num_kv + kv if side.planes is Planes.TABLE else 0
+            for token, head in product(range(*window.tokens), range(*window.heads)):
+                place = (page, layer, kv, token, *divmod(head, heads), 0)
+                offset = sum(c * s for c, s in zip(place, strides, strict=True))
+                found[plane, offset] = (layer, kv, token, head)
         return found
 
     from_src, from_dst = coordinates(src, src_page), coordinates(dst, dst_page)
     for run in range(plan.runs_per_page):
-        (_, src_at), (_, dst_at) = plan.native.locate(src_page, dst_page, run)
+        src_at, dst_at = plan.native.locate(src_page, dst_page, run)
         for step in range(0, plan.run_bytes, src.head_bytes):
-            assert from_src.pop(src_at + step) == from_dst.pop(dst_at + step)
+            source = from_src.pop((src_at[0], src_at[1] + step))
+            assert source == from_dst.pop((dst_at[0], dst_at[1] + step))
     assert not from_src and not from_dst
 
 

@@ -11,12 +11,30 @@ namespace py = pybind11;
 namespace hicache::bindings::cuda_copy {
 namespace {
 
-std::unique_ptr<CopyTicket> start(const CopySetObject& set, int device, int num_sms,
+const uint64_t* table_on(BufferObject& buffer, int device) {
+  if (buffer.planes.empty()) return nullptr;
+  auto& table = buffer.planes_on[device];
+  if (table == nullptr) table = upload_table(buffer.planes, device);
+  return table.get();
+}
+
+// With the plane tables in the device's memory; uploaded at the first use, owned by the buffers.
+CopySet on_device(const CopySetObject& object, int device) {
+  CopySet set = object.on_host();
+  for (uint32_t part = 0; part < set.num_parts; ++part) {
+    set.parts[part].src_planes = table_on(object.src(part), device);
+    set.parts[part].dst_planes = table_on(object.dst(part), device);
+  }
+  return set;
+}
+
+std::unique_ptr<CopyTicket> start(const CopySetObject& object, int device, int num_sms,
                                   uintptr_t stream) {
   HICACHE_CHECK(kLayout, num_sms >= 0, "num_sms=", num_sms);
-  const CopySet& on_device = set.on_host();  // no plane table reaches this executor yet
+  require_device(device);
+  const CopySet set = on_device(object, device);
   py::gil_scoped_release release;
-  return copy_sm_reg(on_device, {device, num_sms, reinterpret_cast<CUstream_st*>(stream)});
+  return copy_sm_reg(set, {device, num_sms, reinterpret_cast<CUstream_st*>(stream)});
 }
 
 Registrar registrar([](py::module_& m) {

@@ -20,16 +20,20 @@ PageLayout make_layout(Planes planes, int64_t num_pages, int64_t page_size, int6
                     head_bytes > 0 && num_groups > 0 && num_heads % num_groups == 0,
                 "an extent is not positive, or num_heads=", num_heads,
                 " is no multiple of num_groups=", num_groups);
+  HICACHE_CHECK(kLayout, planes == Planes::kOneBuffer || num_layers < kMaxUnits / num_kv,
+                "num_layers=", num_layers, " num_kv=", num_kv, " are too many planes for a table");
   return {planes,    num_pages,    page_size,    num_layers,  num_kv,
           num_heads, head_bytes,   num_groups,   stride_page, stride_layer,
           stride_kv, stride_group, stride_token, stride_head};
 }
 
-Plan plan_of(const PageLayout& src, const PageLayout& dst, std::pair<int64_t, int64_t> layers,
-             std::pair<int64_t, int64_t> kv, std::pair<int64_t, int64_t> heads,
-             Ascending ascending) {
+using Range = std::pair<int64_t, int64_t>;
+
+Plan plan_of(const PageLayout& src, const PageLayout& dst, const Range& layers, const Range& kv,
+             const Range& heads, const Range& tokens, Ascending ascending) {
   return make_plan(src, dst,
-                   {layers.first, layers.second, kv.first, kv.second, heads.first, heads.second},
+                   {layers.first, layers.second, kv.first, kv.second, heads.first, heads.second,
+                    tokens.first, tokens.second},
                    ascending);
 }
 
@@ -84,7 +88,7 @@ Registrar registrar([](py::module_& m) {
       .def_property_readonly("axes", &axes_of)
       .def("locate", &locate_any, py::arg("src_page"), py::arg("dst_page"), py::arg("run"));
   m.def("make_plan", &plan_of, py::arg("src"), py::arg("dst"), py::kw_only(), py::arg("layers"),
-        py::arg("kv"), py::arg("heads"), py::arg("ascending"));
+        py::arg("kv"), py::arg("heads"), py::arg("tokens"), py::arg("ascending"));
   m.def("fast_div", [](uint32_t n, uint32_t divisor) { return FastDiv::make(divisor).div(n); });
 });
 

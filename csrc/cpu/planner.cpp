@@ -102,8 +102,8 @@ void add_plane_axis(int64_t begin, int64_t end, const PlaneSteps& src, const Pla
 
 void merge_into_run(std::vector<WideAxis>& axes, int64_t& run_bytes, uint32_t& run_bits) {
   for (size_t i = 0; i < axes.size();) {
-    const bool in_planes = axes[i].src_planes == 0 && axes[i].dst_planes == 0;
-    if (in_planes && axes[i].src_stride == run_bytes && axes[i].dst_stride == run_bytes) {
+    const bool stays_in_plane = axes[i].src_planes == 0 && axes[i].dst_planes == 0;
+    if (stays_in_plane && axes[i].src_stride == run_bytes && axes[i].dst_stride == run_bytes) {
       run_bytes *= axes[i].extent;
       run_bits |= axes[i].bits;
       axes.erase(axes.begin() + static_cast<std::ptrdiff_t>(i));
@@ -166,6 +166,7 @@ void require_same_pages(const PageLayout& src, const PageLayout& dst, const Page
   require_range("layer", window.layer_begin, window.layer_end, src.num_layers);
   require_range("kv", window.kv_begin, window.kv_end, src.num_kv);
   require_range("head", window.head_begin, window.head_end, src.num_heads);
+  require_range("token", window.token_begin, window.token_end, src.page_size);
 }
 
 }  // namespace
@@ -220,7 +221,10 @@ Plan make_plan(const PageLayout& src, const PageLayout& dst, const PageWindow& w
   add_plane_axis(window.layer_begin, window.layer_end, layer_steps(src), layer_steps(dst),
                  kAxisLayer, axes, plan);
   add_plane_axis(window.kv_begin, window.kv_end, kv_steps(src), kv_steps(dst), kAxisKv, axes, plan);
-  axes.push_back({src.page_size, src.stride_token, dst.stride_token, kAxisToken});
+  plan.src_offset += window.token_begin * src.stride_token;
+  plan.dst_offset += window.token_begin * dst.stride_token;
+  axes.push_back(
+      {window.token_end - window.token_begin, src.stride_token, dst.stride_token, kAxisToken});
   add_head_axes(src, dst, window, axes, plan.src_offset, plan.dst_offset);
   std::erase_if(axes, [](const WideAxis& axis) { return axis.extent == 1; });
 

@@ -218,11 +218,29 @@ class StreamTicket final : public CopyTicket {
 
 }  // namespace
 
-std::unique_ptr<CopyTicket> copy_sm_reg(const CopySet& set, const CudaCopyOptions& options) {
+void require_device(int device) {
   int num_devices = 0;
   HICACHE_CUDA_CHECK(cudaGetDeviceCount(&num_devices));
-  HICACHE_CHECK(kCuda, options.device >= 0 && options.device < num_devices,
-                "device=", options.device, " num_devices=", num_devices);
+  HICACHE_CHECK(kCuda, device >= 0 && device < num_devices, "device=", device,
+                " num_devices=", num_devices);
+}
+
+std::shared_ptr<const uint64_t> upload_table(const std::vector<uint64_t>& planes, int device) {
+  const DeviceScope scope(device);
+  for (const uint64_t address : planes)
+    require_reachable("table", reinterpret_cast<const void*>(address), device);
+  const size_t num_bytes = planes.size() * sizeof(uint64_t);
+  void* memory = nullptr;
+  HICACHE_CUDA_CHECK(cudaMalloc(&memory, num_bytes));
+  std::shared_ptr<const uint64_t> table(
+      static_cast<const uint64_t*>(memory),
+      [](const uint64_t* mine) { cudaFree(const_cast<uint64_t*>(mine)); });
+  HICACHE_CUDA_CHECK(cudaMemcpy(memory, planes.data(), num_bytes, cudaMemcpyHostToDevice));
+  return table;
+}
+
+std::unique_ptr<CopyTicket> copy_sm_reg(const CopySet& set, const CudaCopyOptions& options) {
+  require_device(options.device);
   const DeviceScope scope(options.device);
   return std::make_unique<StreamTicket>(set, options);
 }

@@ -88,6 +88,7 @@ def make_plan(
     layers: tuple[int, int],
     kv: tuple[int, int],
     heads: tuple[int, int],
+    tokens: tuple[int, int],
     ascending: Ascending,
 ) -> Plan: ...
 def fast_div(n: int, divisor: int) -> int: ...

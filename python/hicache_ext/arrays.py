@@ -26,6 +26,8 @@ class ArrayView:
     is_contiguous: bool
     is_writable: bool
     typestr: str  # "int32", "bfloat16", ... as the framework calls it, lower case
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # bytes
 
 
 def torch_tensor(array: object) -> Any | None:
@@ -51,8 +53,7 @@ def view(array: object) -> ArrayView:
         memory = memoryview(array)  # type: ignore[arg-type]
     except TypeError:
         raise LayoutError(f"not an array: {type(array).__name__}") from None
-    flat = np.frombuffer(memory, np.uint8)
-    return _view_numpy(flat)
+    return _view_numpy(np.asarray(memory))
 
 
 def _view_torch(tensor: Any) -> ArrayView:
@@ -67,6 +68,8 @@ def _view_torch(tensor: Any) -> ArrayView:
         is_contiguous=tensor.is_contiguous(),
         is_writable=True,
         typestr=str(tensor.dtype).removeprefix("torch."),
+        shape=tuple(tensor.shape),
+        strides=tuple(step * tensor.element_size() for step in tensor.stride()),
     )
 
 
@@ -79,26 +82,33 @@ def _view_numpy(array: npt.NDArray[Any]) -> ArrayView:
         is_contiguous=array.flags.c_contiguous,
         is_writable=array.flags.writeable,
         typestr=array.dtype.name,
+        shape=array.shape,
+        strides=array.strides,
     )
 
 
 def _view_interface(interface: dict[str, Any], device: str) -> ArrayView:
     dtype = np.dtype(interface["typestr"])
-    shape, strides = interface["shape"], interface.get("strides")
+    shape = tuple(interface["shape"])
     num_items = int(np.prod(shape, dtype=np.int64))
-    dense, step = True, dtype.itemsize
-    for extent, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
-        dense = dense and (extent <= 1 or stride == step)
+    dense: list[int] = []
+    step = dtype.itemsize
+    for extent in reversed(shape):
+        dense.insert(0, step)
         step *= extent
+    strides = tuple(interface.get("strides") or dense)
+    is_dense = all(e <= 1 or s == d for e, s, d in zip(shape, strides, dense, strict=True))
     address, read_only = interface["data"]
     return ArrayView(
         address=address or 0,
         num_bytes=num_items * dtype.itemsize,
         itemsize=dtype.itemsize,
         device=device,
-        is_contiguous=dense or num_items == 0,
+        is_contiguous=is_dense or num_items == 0,
         is_writable=not read_only,
         typestr=dtype.name,
+        shape=shape,
+        strides=strides,
     )
 
 
@@ -131,10 +141,11 @@ def is_on_gpu(ids: PageIds) -> bool:
 
 def gpu_page_ids(side: str, ids: Any) -> ArrayView:
     """Page ids int32 or int64 [n] in GPU memory; their values are not looked at."""
-    seen, shape = view(ids), list(getattr(ids, "shape", ()))
-    if seen.typestr not in _ID_TYPES or not seen.is_contiguous or len(shape) != 1:
+    seen = view(ids)
+    if seen.typestr not in _ID_TYPES or not seen.is_contiguous or len(seen.shape) != 1:
         raise LayoutError(
-            f"{side} page ids must be int32 or int64 [n] without gaps, not {seen.typestr} {shape}"
+            f"{side} page ids must be int32 or int64 [n] without gaps, not {seen.typestr} "
+            f"{list(seen.shape)}"
         )
     return seen
 

@@ -12,7 +12,7 @@ from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.device_model import PCIE5, DeviceModel, Direction
 from hicache_ext.errors import LayoutError
 from hicache_ext.explain import explain_cost
-from hicache_ext.layout import KvMask, LayoutSpec
+from hicache_ext.layout import KvMask, LayoutSpec, Planes
 
 _AXIS_NAMES = {32: "layer", 16: "kv", 8: "group", 4: "fine_group", 2: "token", 1: "head"}
 
@@ -40,6 +40,8 @@ class PlanAxis(NamedTuple):
     extent: int
     src_stride: int  # bytes
     dst_stride: int  # bytes
+    src_planes: int = 0  # entries of the plane table
+    dst_planes: int = 0
 
 
 def _names(bits: int) -> str:
@@ -55,6 +57,7 @@ class Plan:
     layers: tuple[int, int]
     kv: KvMask
     heads: tuple[int, int]
+    tokens: tuple[int, int]
     ascending: Side
     native: _C.Plan = field(repr=False)
 
@@ -75,7 +78,7 @@ class Plan:
     @property
     def axes(self) -> tuple[PlanAxis, ...]:
         """The axes around the run, outermost first."""
-        return tuple(PlanAxis(_names(bits), *rest[:3]) for bits, *rest in self.native.axes)
+        return tuple(PlanAxis(_names(bits), *rest) for bits, *rest in self.native.axes)
 
     def explain(
         self,
@@ -106,20 +109,24 @@ class Plan:
         run = f"{merged}*byte" if merged else "byte"
         lines = [
             f"{self.src.name} -> {self.dst.name}: layers {self.layers[0]}..{self.layers[1]}, "
-            f"{self.kv.name} of num_kv={self.src.num_kv}, heads {self.heads[0]}..{self.heads[1]}",
+            f"{self.kv.name} of num_kv={self.src.num_kv}, heads {self.heads[0]}..{self.heads[1]}, "
+            f"tokens {self.tokens[0]}..{self.tokens[1]}",
             f"  run   {run}: {self.run_bytes} B contiguous on both sides",
         ]
         for axis in self.axes:
-            lines.append(
-                f"  axis  {axis.name}: {axis.extent} steps of {axis.src_stride} B -> "
-                f"{axis.dst_stride} B"
-            )
+            src = _step(axis.src_stride, axis.src_planes)
+            dst = _step(axis.dst_stride, axis.dst_planes)
+            lines.append(f"  axis  {axis.name}: {axis.extent} steps of {src} -> {dst}")
         lines.append(
             f"  page  {self.runs_per_page} runs, {self.page_bytes} B; strides "
             f"{self.src.stride_page} B -> {self.dst.stride_page} B; every address a multiple of "
             f"{self.native.align_bytes} B from its buffer; {self.ascending.value} addresses ascend"
         )
         return "\n".join(lines)
+
+
+def _step(stride: int, planes: int) -> str:
+    return f"{planes} in the table" if planes else f"{stride} B"
 
 
 def make_plan(
@@ -129,11 +136,13 @@ def make_plan(
     layers: tuple[int, int] | None = None,
     kv: KvMask = KvMask.BOTH,
     heads: tuple[int, int] | None = None,
+    tokens: tuple[int, int] | None = None,
     ascending: Side = Side.SOURCE,
 ) -> Plan:
     """The plan from `src` pages to `dst` pages, whole or a window of them.
 
     layers, heads: half-open ranges, by default all; heads may not cut a head group of either side.
+    tokens: half-open range inside of each page, by default all.
     kv: K, V or both; a latent cache (num_kv=1) has only BOTH.
     ascending: the side whose addresses rise from run to run, see ascending_side().
     LayoutError where the two differ in a page's extents or the window does not lie inside.
@@ -142,7 +151,9 @@ def make_plan(
         layers = (0, src.num_layers)
     if heads is None:
         heads = (0, src.num_heads)
-    return _make_plan(src, dst, tuple(layers), kv, tuple(heads), ascending)
+    if tokens is None:
+        tokens = (0, src.page_size)
+    return _make_plan(src, dst, tuple(layers), kv, tuple(heads), tuple(tokens), ascending)
 
 
 @lru_cache(maxsize=256)
@@ -152,6 +163,7 @@ def _make_plan(
     layers: tuple[int, int],
     kv: KvMask,
     heads: tuple[int, int],
+    tokens: tuple[int, int],
     ascending: Side,
 ) -> Plan:
     if src.num_kv == 1 and kv is not KvMask.BOTH:
@@ -162,14 +174,15 @@ def _make_plan(
         layers=layers,
         kv=kv.value if src.num_kv == 2 else (0, 1),
         heads=heads,
+        tokens=tokens,
         ascending=_C.Ascending.SOURCE if ascending is Side.SOURCE else _C.Ascending.DESTINATION,
     )
-    return Plan(src, dst, layers, kv, heads, ascending, native)
+    return Plan(src, dst, layers, kv, heads, tokens, ascending, native)
 
 
 def _native(spec: LayoutSpec) -> _C.PageLayout:
     return _C.PageLayout(
-        planes=_C.Planes.ONE_BUFFER,
+        planes=_C.Planes.TABLE if spec.planes is Planes.TABLE else _C.Planes.ONE_BUFFER,
         num_pages=spec.num_pages,
         page_size=spec.page_size,
         num_layers=spec.num_layers,

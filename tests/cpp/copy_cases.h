@@ -79,7 +79,9 @@ inline Case draw_case() {
                   draw(0, like.num_kv - 1),
                   like.num_kv,
                   0,
-                  like.num_heads};
+                  like.num_heads,
+                  draw(0, like.page_size - 1),
+                  like.page_size};
   for (int64_t page = 0; page < drawn.dst.num_pages; ++page) {
     drawn.dst_ids.push_back(draw(0, 5) == 0 ? -1 : page);
     drawn.src_ids.push_back(draw(0, 5) == 0 ? -2 : draw(0, drawn.src.num_pages - 1));

@@ -99,7 +99,8 @@ void run_large_case() {
   like.page_size = 1, like.num_layers = 2, like.num_kv = 2, like.num_heads = 1, like.num_groups = 1;
   like.head_bytes = 701;  // runs begin at every alignment
   const PageLayout src_layout = make_layout(0, 4200, like), dst_layout = make_layout(2, 4200, like);
-  const Plan plan = make_plan(src_layout, dst_layout, {0, 2, 0, 2, 0, 1}, Ascending::kDestination);
+  const Plan plan =
+      make_plan(src_layout, dst_layout, {0, 2, 0, 2, 0, 1, 0, 1}, Ascending::kDestination);
   Bytes src(bytes_of(src_layout)), expected(src.size), threaded(src.size);
   for (size_t i = 0; i < src.size; ++i) src.data[i] = static_cast<std::byte>(i * 2654435761u >> 24);
   std::vector<int32_t> ids(4200);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "hicache/copy.h"
 
@@ -32,6 +33,12 @@ class CopyTicket {
   // device met (its page was skipped, the others were copied), or Error(kCuda).
   virtual int64_t result() = 0;
 };
+
+// Throws Error(kCuda) where there is no driver or no such device.
+void require_device(int device);
+
+// The addresses of a plane table in memory of the device; freed with the last owner.
+std::shared_ptr<const uint64_t> upload_table(const std::vector<uint64_t>& planes, int device);
 
 // Host ids are checked before anything is enqueued, device ids by the kernel. Throws Error(kCuda)
 // where there is no driver, no such device, or a buffer that the device cannot reach. Plane tables

@@ -125,6 +125,7 @@ struct PageWindow {
   int64_t layer_begin, layer_end;
   int64_t kv_begin, kv_end;
   int64_t head_begin, head_end;
+  int64_t token_begin, token_end;
 };
 
 enum class Ascending { kSource, kDestination };  // whose addresses rise with the run number
