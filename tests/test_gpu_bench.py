@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,42 +112,55 @@ def tool(folder: Path, name: str, script: str) -> Path:
 def test_sanitizer_runs_the_tests_and_is_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool(tmp_path, "compute-sanitizer", f'echo "$HICACHE_GPU $@" > {tmp_path}/said; exit $CODE')
+    tool(tmp_path, "compute-sanitizer", f'echo "$@" > {tmp_path}/said; echo "$SAYS"; exit $CODE')
     monkeypatch.setenv("PATH", str(tmp_path))
-    for code, passed in (("0", True), ("9", False)):
+    for code, says, passed in (
+        ("0", "17 passed, 3 deselected in 8.01s", True),
+        ("9", "17 passed in 8.01s", False),
+        ("0", "17 passed, 1 skipped in 8.01s", False),
+        ("0", "========= ERROR SUMMARY: 0 errors", False),
+    ):
         monkeypatch.setenv("CODE", code)
-        assert gpu.sanitize("racecheck")["passed"] is passed
+        monkeypatch.setenv("SAYS", says)
+        assert gpu.sanitize("racecheck").passed is passed, says
     said = (tmp_path / "said").read_text()
-    assert said.startswith("required --tool racecheck --error-exitcode 9")
-    assert "-m pytest" in said and "tests/test_copy" in said
+    assert said.startswith("--tool racecheck --error-exitcode 9")
+    assert "-m pytest" in said and "tests/test_copy_conformance.py" in said
 
 
 def test_a_missing_sanitizer_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     step = gpu.sanitize("memcheck")
-    assert step["passed"] is False and "no compute-sanitizer" in str(step["said"])
+    assert not step.passed and "no compute-sanitizer" in step.said
 
 
 def test_one_failed_step_fails_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "conformance", lambda: {"passed": True, "said": "9 passed"})
     monkeypatch.setattr(gpu, "measure", lambda machine, out, quick: {"sweep": []})
-    for broken in (None, "memcheck", "racecheck"):
-        monkeypatch.setattr(gpu, "sanitize", lambda t, b=broken: {"passed": t != b, "said": t})
+    for broken in (None, "memcheck", "cpu_ref"):
+        for step in ("conformance", "sanitize"):
+            monkeypatch.setattr(gpu, step, lambda name, b=broken: gpu.Step(name != b, name))
         report = gpu.run_all(tmp_path, True, lambda: HostMachine(1 << 16))
         assert report["passed"] is (broken is None)
-        assert set(report["steps"]) == {"conformance", "memcheck", "racecheck"}  # type: ignore[call-overload]
+        names = ["conformance of cpu", "conformance of cpu_ref", "memcheck", "racecheck"]
+        assert list(report["steps"]) == names  # type: ignore[call-overload]
 
 
-def test_run_tests_keeps_the_last_line(capfd: pytest.CaptureFixture[str]) -> None:
-    script = "import os, sys; print('one'); print(os.environ['A']); sys.exit(3)"
-    step = gpu.run_tests([sys.executable, "-c", script], {"A": "two"})
-    assert step == {"passed": False, "said": "two"}
-    assert "one\ntwo" in capfd.readouterr().out
+def test_a_step_runs_the_suite_and_wants_no_skip() -> None:
+    """On an executor of the CPU it passes; where a test skips, or none is there, it does not."""
+    step = gpu.conformance("cpu_ref and test_odd")
+    assert step.passed and "passed" in step.said
+    assert not gpu.conformance("no_such_executor").passed
+    skips = "import pytest\ndef test_one(): pass\ndef test_two(): pytest.skip()\n"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "test_skips.py")
+        path.write_text(skips)
+        assert not gpu.run_tests([*command, path]).passed
+        assert gpu.run_tests([*command, path, "-k", "one"]).passed
 
 
-def test_conformance_files_exist() -> None:
-    assert all((ROOT / name).exists() for name in gpu.CONFORMANCE)
-    assert (ROOT / gpu.SANITIZED[0]).exists()
+def test_what_is_swept() -> None:
+    assert (ROOT / gpu.CONFORMANCE).exists()
     assert gpu.RUN_SIZES[0] == 256 and gpu.RUN_SIZES[-1] == 2 << 20
     assert gpu_sweep.RUNS_PER_PAGE * gpu.RUN_SIZES[-1] <= 32 << 20  # a page fits a staging slot
