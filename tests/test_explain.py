@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hicache_ext import _C
 from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.device_model import PCIE4, PCIE5, Direction
-from hicache_ext.layout import LayoutSpec, PagedBuffer
+from hicache_ext.layout import LayoutSpec, PagedBuffer, Planes
 from hicache_ext.plan import make_plan
 from hicache_ext.plan_set import CopyPart, PlanSet
 
@@ -165,28 +164,19 @@ def buffers_of(layouts: list[LayoutSpec], ids: object) -> tuple[Any, ...]:
     return src, ids, dst, ids
 
 
-@pytest.mark.parametrize(("token", "on_device"), [(16, 32), (32, 32)])
-def test_planes_of_a_pointer_table_are_apart(token: int, on_device: int) -> None:
+@pytest.mark.parametrize(("token", "to_host"), [(16, 192), (32, 16)])
+def test_planes_of_a_pointer_table_are_apart(token: int, to_host: int) -> None:
     """Tokens go on in a plane, also where the other side has a gap between them."""
-    extents = dict(num_pages=4, page_size=2, num_layers=3, num_kv=2, num_heads=1, head_bytes=16)
-    inner = dict(num_groups=1, stride_group=0, stride_head=0)
-    table = _C.PageLayout(
-        planes=_C.Planes.TABLE,
-        **extents | inner,
-        stride_page=32,
-        stride_layer=0,
-        stride_kv=0,
-        stride_token=16,
-    )
-    one = _C.PageLayout(
-        planes=_C.Planes.ONE_BUFFER,
-        **extents | inner,
-        stride_page=12 * token,
-        stride_layer=4 * token,
-        stride_kv=2 * token,
-        stride_token=token,
-    )
-    window = dict(layers=(0, 3), kv=(0, 2), heads=(0, 1), ascending=_C.Ascending.DESTINATION)
-    plan = _C.make_plan(table, one, **window)
-    assert PartWork.of_plan(plan, 1, H2D).dma_bytes == on_device
-    assert PartWork.of_plan(plan, 1, D2H).dma_bytes == (192 if token == 16 else 16)
+    table = {"layer": (3, 0), "kv": (2, 0), "page": (4, 32), "token": (2, 16)}
+    one = {
+        "page": (4, 12 * token),
+        "layer": (3, 4 * token),
+        "kv": (2, 2 * token),
+        "token": (2, token),
+    }
+    plan = make_plan(
+        LayoutSpec.strided(table, head_bytes=16, planes=Planes.TABLE),
+        LayoutSpec.strided(one, head_bytes=16),
+    ).native
+    assert PartWork.of_plan(plan, 1, H2D).dma_bytes == 32
+    assert PartWork.of_plan(plan, 1, D2H).dma_bytes == to_host
