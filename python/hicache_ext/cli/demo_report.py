@@ -85,7 +85,7 @@ class Report:
         times = [t for t in self.results["again"]["restore_against_dd"] if t["dd_s"]]
         if times:
             restore_s, dd_s = (median(t[name] for t in times) for name in ("restore_s", "dd_s"))
-            name = "restore from L3 / dd of the same bytes in one file, cold"
+            name = "restore from L3 / dd of one file of the same bytes"
             figures.append(Figure(name, restore_s / dd_s, 2.0))
         return figures
 
