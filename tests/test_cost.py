@@ -74,7 +74,7 @@ def test_reason_names_what_bounds_both() -> None:
     near = "the link at 55 GB/s; sm_reg takes about as long"
     assert choose(runs(MIB, 1000), PCIE5, executors).reason == near
     on_host = choose(runs(MIB, 64, H2H, num_threads=4), PCIE5)
-    assert on_host.reason.startswith("memory at 44 GB/s; cpu_ref would take 4 times as long")
+    assert on_host.reason.startswith("memory at 44 GB/s; cpu_ref would take 6 times")
     fastest_other = choose(runs(8 * KIB, 10**5, D2H), PCIE5).reason
     assert fastest_other.endswith("sm_bulk takes about as long")
 
@@ -82,8 +82,9 @@ def test_reason_names_what_bounds_both() -> None:
 def test_on_the_host_threads_are_worth_their_waking() -> None:
     large, small = runs(2 * KIB, 1_000_000, H2H, num_threads=2), runs(256, 4, H2H, num_threads=2)
     assert choose(large, PCIE5).executor == choose(small, PCIE5).executor == "cpu"
-    assert seconds(large, "cpu_ref") / seconds(large, "cpu") == pytest.approx(2, rel=0.01)
-    assert seconds(small, "cpu_ref") == seconds(small, "cpu")
+    # Two threads, and stores that do not read the line first; a small copy wakes nobody.
+    assert seconds(large, "cpu_ref") / seconds(large, "cpu") == pytest.approx(2.93, rel=0.01)
+    assert seconds(small, "cpu_ref") - seconds(small, "cpu") == pytest.approx(1024 / 22e9)
     short, long = runs(256, 8_000, H2H), runs(2_048, 1_000, H2H)
     assert 0.5 < bps(short, "cpu") / bps(long, "cpu") < 0.75
     middle = runs(2 * KIB, 2048, H2H, num_threads=2)

@@ -38,9 +38,9 @@ def test_explain_a_plan() -> None:
         "        sm_reg                   -           6.11 ms           6.11 ms            271 us\n"
         "        sm_bulk                  -           6.11 ms           6.11 ms            271 us\n"
         "        cpu                15.4 ms                 -                 -                 -\n"
-        "        cpu_ref            30.8 ms                 -                 -                 -\n"
-        "  auto  host -> host: cpu; memory at 22 GB/s; cpu_ref would take 2 times as long: "
-        "memory at 11 GB/s\n"
+        "        cpu_ref            46.1 ms                 -                 -                 -\n"
+        "  auto  host -> host: cpu; memory at 22 GB/s; cpu_ref would take 3 times as long: "
+        "memory at 7.33 GB/s\n"
         "  auto  host -> device: sm_reg; the link at 55 GB/s; sm_bulk takes about as long\n"
         "  auto  device -> host: staged; the link; sm_reg takes about as long\n"
         "  auto  device -> device: sm_reg; device memory at 1.3e+03 GB/s; "
@@ -67,8 +67,9 @@ def test_explain_a_set() -> None:
         "        sm_reg                   -  both sides are on the host\n"
         "        sm_bulk                  -  both sides are on the host\n"
         "        cpu                29.4 us  memory at 11 GB/s\n"
-        "        cpu_ref            29.4 us  memory at 11 GB/s\n"
-        "  auto  host -> host: cpu; memory at 11 GB/s; cpu_ref takes about as long"
+        "        cpu_ref            38.3 us  memory at 7.33 GB/s\n"
+        "  auto  host -> host: cpu; memory at 11 GB/s; cpu_ref would take 1.3 times as long: "
+        "memory at 7.33 GB/s"
     )
     assert parts.work(num_threads=3).num_threads == 3
     assert PlanSet([]).explain().endswith("auto  host -> host: cpu; nothing to copy")
