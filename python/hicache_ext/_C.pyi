@@ -235,6 +235,22 @@ class HostMemory:
     @property
     def num_exports(self) -> int: ...
 
+# --- bind_dlpack.cpp
+class DlpackTensor:
+    def __init__(self, capsule: object) -> None: ...
+    @property
+    def address(self) -> int: ...
+    @property
+    def device(self) -> tuple[int, int]: ...  # kind, number
+    @property
+    def dtype(self) -> tuple[int, int, int]: ...  # code, bits, lanes
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def strides(self) -> tuple[int, ...] | None: ...  # elements; None: dense
+    @property
+    def is_read_only(self) -> bool: ...
+
 # --- bind_shm_group.cpp: a group of ranks over shared memory
 class ShmGroup:
     def __init__(self, name: str, rank: int, size: int, num_lanes: int) -> None: ...

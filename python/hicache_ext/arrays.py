@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hicache_ext.errors import LayoutError
+from hicache_ext import _C
+from hicache_ext.errors import LayoutError, LifetimeError
 
-_ID_TYPES = ("int32", "int64")
+# DLPack's numbers: kinds of memory that the CPU and that a GPU works in, and kinds of numbers.
+_DL_CPU, _DL_GPU = (1, 3), (2, 13)  # ordinary, pinned; of the GPU, managed
+_DL_TYPES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
+_DL_NO_SYNC = -1
 
 
 @dataclass(frozen=True)
 class ArrayView:
-    """Plain facts about one array. It does not keep the array alive."""
+    """Plain facts about one array. Whoever uses the address keeps the array and `owner` alive."""
 
-    address: int  # of the first byte; 0 for an empty array
-    num_bytes: int
-    itemsize: int
-    device: str  # "cpu" or "cuda:N"
-    is_contiguous: bool
-    is_writable: bool
-    typestr: str  # "int32", "bfloat16", ... as the framework calls it, lower case
+    address: int  # of the first element; 0 for an empty array
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # bytes
+    itemsize: int
+    device: str  # "cpu" or "cuda:N"
+    is_writable: bool
+    typestr: str  # "int32", "bfloat16", ... as the framework calls it, lower case
+    owner: object = field(default=None, repr=False)  # what DLPack handed out, else None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the elements, gaps between them not counted."""
+        return math.prod(self.shape) * self.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements follow each other in C order without gaps."""
+        return 0 in self.shape or all(
+            extent == 1 or stride == dense
+            for extent, stride, dense in zip(
+                self.shape, self.strides, _dense(self.shape, self.itemsize), strict=True
+            )
+        )
 
 
 def torch_tensor(array: object) -> Any | None:
@@ -36,17 +55,25 @@ def torch_tensor(array: object) -> Any | None:
     return array if torch is not None and isinstance(array, torch.Tensor) else None
 
 
+def cupy_array(array: object) -> Any | None:
+    """The array if it is a CuPy array; CuPy is not imported for the question."""
+    cupy = sys.modules.get("cupy")
+    return array if cupy is not None and isinstance(array, cupy.ndarray) else None
+
+
 def view(array: object) -> ArrayView:
     """Facts about `array`; LayoutError if it is no array that this package can read."""
     tensor = torch_tensor(array)
     if tensor is not None:
         return _view_torch(tensor)
+    if cupy_array(array) is not None:
+        return _view_cupy(array)
     if isinstance(array, np.ndarray):
         return _view_numpy(array)
     if hasattr(array, "__cuda_array_interface__"):
-        return _view_interface(array.__cuda_array_interface__, _cuda_device(array))
+        return _view_interface(array, "__cuda_array_interface__")
     if hasattr(array, "__array_interface__"):
-        return _view_interface(array.__array_interface__, "cpu")
+        return _view_interface(array, "__array_interface__")
     if hasattr(array, "__dlpack__"):
         return _view_dlpack(array)
     try:
@@ -56,124 +83,130 @@ def view(array: object) -> ArrayView:
     return _view_numpy(np.asarray(memory))
 
 
+def _dense(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    """The strides of a C-contiguous array, in the unit of `itemsize`."""
+    strides: list[int] = []
+    for extent in reversed(shape):
+        strides.append(itemsize)
+        itemsize *= extent
+    return tuple(reversed(strides))
+
+
 def _view_torch(tensor: Any) -> ArrayView:
     kind = tensor.device.type
     if kind not in ("cpu", "cuda"):
         raise LayoutError(f"a tensor on device {tensor.device} cannot be copied")
+    if str(tensor.layout) != "torch.strided":
+        raise LayoutError(f"a tensor of layout {tensor.layout} has no strides")
     return ArrayView(
         address=tensor.data_ptr(),
-        num_bytes=tensor.numel() * tensor.element_size(),
-        itemsize=tensor.element_size(),
-        device="cpu" if kind == "cpu" else f"cuda:{tensor.device.index or 0}",
-        is_contiguous=tensor.is_contiguous(),
-        is_writable=True,
-        typestr=str(tensor.dtype).removeprefix("torch."),
         shape=tuple(tensor.shape),
         strides=tuple(step * tensor.element_size() for step in tensor.stride()),
+        itemsize=tensor.element_size(),
+        device="cpu" if kind == "cpu" else f"cuda:{tensor.device.index or 0}",
+        is_writable=True,
+        typestr=str(tensor.dtype).removeprefix("torch."),
     )
 
 
 def _view_numpy(array: npt.NDArray[Any]) -> ArrayView:
     return ArrayView(
         address=array.ctypes.data if array.size else 0,
-        num_bytes=array.nbytes,
-        itemsize=array.itemsize,
-        device="cpu",
-        is_contiguous=array.flags.c_contiguous,
-        is_writable=array.flags.writeable,
-        typestr=array.dtype.name,
         shape=array.shape,
         strides=array.strides,
+        itemsize=array.itemsize,
+        device="cpu",
+        is_writable=array.flags.writeable,
+        typestr=array.dtype.name,
     )
 
 
-def _view_interface(interface: dict[str, Any], device: str) -> ArrayView:
-    dtype = np.dtype(interface["typestr"])
-    shape = tuple(interface["shape"])
-    num_items = int(np.prod(shape, dtype=np.int64))
-    dense: list[int] = []
-    step = dtype.itemsize
-    for extent in reversed(shape):
-        dense.insert(0, step)
-        step *= extent
-    strides = tuple(interface.get("strides") or dense)
-    is_dense = all(e <= 1 or s == d for e, s, d in zip(shape, strides, dense, strict=True))
-    address, read_only = interface["data"]
+def _view_cupy(array: Any) -> ArrayView:
+    # Not by __cuda_array_interface__, which asks CUDA for the current stream, driver or no driver.
     return ArrayView(
-        address=address or 0,
-        num_bytes=num_items * dtype.itemsize,
-        itemsize=dtype.itemsize,
-        device=device,
-        is_contiguous=is_dense or num_items == 0,
-        is_writable=not read_only,
-        typestr=dtype.name,
+        address=array.data.ptr if array.size else 0,
+        shape=array.shape,
+        strides=array.strides,
+        itemsize=array.itemsize,
+        device=f"cuda:{array.device.id}",
+        is_writable=True,
+        typestr=array.dtype.name,
+    )
+
+
+def _view_interface(array: object, protocol: str) -> ArrayView:
+    """Both protocols are a dict of the same entries; what is wrong in it is told by its name."""
+    where = f"{protocol} of {type(array).__name__}"
+    interface = getattr(array, protocol)
+    try:
+        address, is_read_only = interface["data"]
+        address = 0 if address is None else int(address)
+        dtype = np.dtype(interface["typestr"])
+        shape = tuple(int(extent) for extent in interface["shape"])
+        given = interface.get("strides")
+        strides = _dense(shape, dtype.itemsize) if given is None else tuple(int(s) for s in given)
+    except (KeyError, TypeError, ValueError) as error:
+        raise LayoutError(f"{where}: {type(error).__name__} {error} in {interface!r}") from None
+    if len(strides) != len(shape) or any(extent < 0 for extent in shape):
+        raise LayoutError(f"{where}: shape={shape} strides={strides}")
+    if interface.get("mask") is not None:
+        raise LayoutError(f"{where}: mask={interface['mask']!r}; masked arrays are not copied")
+    if address == 0 and 0 not in shape:
+        raise LayoutError(f"{where}: address 0 of shape={shape}")
+    on_gpu = protocol == "__cuda_array_interface__"
+    return ArrayView(
+        address=address,
         shape=shape,
         strides=strides,
+        itemsize=dtype.itemsize,
+        device=_cuda_device(array) if on_gpu else "cpu",
+        is_writable=not is_read_only,
+        typestr=dtype.name,
     )
 
 
 def _cuda_device(array: object) -> str:
-    """CuPy says its device; others of this interface mean the current one."""
+    """Some say their device as CuPy does; the interface itself means the current one."""
     device = getattr(array, "device", None)
     return f"cuda:{getattr(device, 'id', 0)}"
 
 
 def _view_dlpack(array: Any) -> ArrayView:
+    where = f"__dlpack__ of {type(array).__name__}"
     kind, _ = array.__dlpack_device__()
-    if kind == 1:  # kDLCPU
-        return _view_numpy(np.from_dlpack(array))
-    torch = sys.modules.get("torch")
-    if torch is None:
-        raise LayoutError(f"a DLPack array on device kind {kind} needs torch to be imported")
-    return _view_torch(torch.from_dlpack(array))
+    if kind not in (*_DL_CPU, *_DL_GPU):
+        raise LayoutError(f"{where}: memory of kind {kind} (DLDeviceType) cannot be copied")
+    tensor = _C.DlpackTensor(dlpack_capsule(array, None if kind in _DL_CPU else _DL_NO_SYNC))
+    kind, number = tensor.device
+    code, bits, lanes = tensor.dtype
+    if bits * lanes % 8:
+        raise LayoutError(f"{where}: elements of {bits} bits x {lanes} are no whole bytes")
+    itemsize = bits * lanes // 8
+    steps = _dense(tensor.shape, 1) if tensor.strides is None else tensor.strides
+    return ArrayView(
+        address=tensor.address,
+        shape=tensor.shape,
+        strides=tuple(step * itemsize for step in steps),
+        itemsize=itemsize,
+        device="cpu" if kind in _DL_CPU else f"cuda:{number}",
+        is_writable=not tensor.is_read_only,
+        typestr=f"{_DL_TYPES.get(code, 'opaque')}{bits}" + (f"x{lanes}" if lanes > 1 else ""),
+        owner=tensor,
+    )
 
 
-PageIds = Sequence[int] | npt.NDArray[np.int32] | npt.NDArray[np.int64] | Any
+def dlpack_capsule(array: Any, stream: int | None) -> object:
+    """What array.__dlpack__ hands out, never a copy; afterwards `stream` sees the array's bytes.
 
-
-def is_on_gpu(ids: PageIds) -> bool:
-    """Whether page ids lie in GPU memory already."""
-    tensor = torch_tensor(ids)
-    if tensor is not None:
-        return bool(tensor.device.type == "cuda")
-    return hasattr(ids, "__cuda_array_interface__")
-
-
-def gpu_page_ids(side: str, ids: Any) -> ArrayView:
-    """Page ids int32 or int64 [n] in GPU memory; their values are not looked at."""
-    seen = view(ids)
-    if seen.typestr not in _ID_TYPES or not seen.is_contiguous or len(seen.shape) != 1:
-        raise LayoutError(
-            f"{side} page ids must be int32 or int64 [n] without gaps, not {seen.typestr} "
-            f"{list(seen.shape)}"
-        )
-    return seen
-
-
-def host_page_ids(side: str, ids: PageIds) -> npt.NDArray[Any]:
-    """Page ids in host memory as int32 or int64 [n]; else a LayoutError that names `side`."""
-    if is_on_gpu(ids):
-        raise LayoutError(f"{side} page ids in GPU memory for a copy on the CPU")
-    tensor = torch_tensor(ids)
-    if tensor is not None:
-        if tensor.device.type != "cpu" or str(tensor.dtype).removeprefix("torch.") not in _ID_TYPES:
-            raise LayoutError(
-                f"{side} page ids must be int32 or int64 [n], not {tensor.dtype} on {tensor.device}"
-            )
-        ids = tensor.detach().numpy()
-    if not isinstance(ids, np.ndarray):
-        if not isinstance(ids, Iterable):
-            raise LayoutError(f"{side} page ids are not a sequence: {type(ids).__name__}")
-        listed = list(ids)
-        if not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in listed):
-            kinds = sorted({type(i).__name__ for i in listed})
-            raise LayoutError(f"{side} page ids must be integers, not {', '.join(kinds)}")
+    stream: None on the CPU; else a handle as DLPack has it (1 = legacy default), -1 = no order.
+    """
+    asked = {} if stream is None else {"stream": stream}
+    try:
         try:
-            ids = np.array(listed, dtype=np.int64)
-        except OverflowError:
-            raise LayoutError(f"{side} page ids do not fit into int64") from None
-    if ids.dtype.name not in _ID_TYPES or ids.ndim != 1:
-        raise LayoutError(
-            f"{side} page ids must be int32 or int64 [n], not {ids.dtype.name} {list(ids.shape)}"
-        )
-    return np.ascontiguousarray(ids)
+            return array.__dlpack__(**asked, max_version=(1, 0), copy=False)
+        except TypeError:  # a producer from before DLPack 1
+            return array.__dlpack__(**asked)
+    except BufferError as error:
+        if isinstance(error, LifetimeError):  # a HostBuffer of ours that is closed
+            raise
+        raise LayoutError(f"__dlpack__ of {type(array).__name__}: {error}") from None

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from hicache_ext import _C
-from hicache_ext.arrays import PageIds
 from hicache_ext.errors import CudaError, LayoutError
 from hicache_ext.layout import KvMask, LayoutSpec, PagedBuffer
+from hicache_ext.page_ids import PageIds
 from hicache_ext.plan import Plan, PlanAxis, Side, make_plan
 from hicache_ext.plan_set import CopyPart, PlanSet
 from hicache_ext.profile import copy_ranges
@@ -117,7 +117,7 @@ def _start_on_gpu(parts: PlanSet, stream: Any, num_sms: int | None) -> Ticket:
         raise CudaError("executor sm_reg: this build of hicache_ext has no CUDA part")
     device_idx = 0 if parts.gpu is None else int(parts.gpu.device.partition(":")[2])
     if stream is not None:
-        handle = stream_handle(stream)
+        handle = stream_handle(stream, device_idx)
     else:
         handle = 0 if parts.gpu is None else current_stream(parts.gpu.array, device_idx)
     parts.wait_for_copies(handle)

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from hicache_ext import _C, arrays
-from hicache_ext.arrays import PageIds
+from hicache_ext import _C
+from hicache_ext.arrays import ArrayView
 from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.device_model import PCIE5, DeviceModel, Direction
 from hicache_ext.errors import LayoutError
 from hicache_ext.explain import explain_cost
 from hicache_ext.hazards import Access, Hazards, Ids
 from hicache_ext.layout import PagedBuffer
+from hicache_ext.page_ids import PageIds, gpu_page_ids, host_page_ids, is_on_gpu
 from hicache_ext.plan import Plan, ascending_side, make_plan
 from hicache_ext.ticket import Ticket
 
@@ -49,10 +50,12 @@ class PlanSet:
     def __init__(self, parts: Iterable[CopyPart]) -> None:
         self.parts = tuple(part._replace(plan=_plan_for(part)) for part in parts)
         self.native = _C.CopySet()
+        self._gpu_ids: list[tuple[str, ArrayView]] = []
         self._accesses: list[tuple[Hazards, Ids | None, Access]] = []
         for part in self.parts:
             self._add(part)
         self.gpu = _find_gpu(self.parts)
+        _require_near(self.gpu, self._gpu_ids)
         _require_apart(self.parts)
 
     @property
@@ -90,8 +93,8 @@ class PlanSet:
 
     def _add(self, part: CopyPart) -> None:
         assert part.plan is not None
-        src_ids = _native_ids("source", part.src_page_ids)
-        dst_ids = _native_ids("destination", part.dst_page_ids)
+        src_ids = self._native_ids("source", part.src_page_ids)
+        dst_ids = self._native_ids("destination", part.dst_page_ids)
         self.native.add(part.plan.native, part.src.native, src_ids, part.dst.native, dst_ids)
         for buffer, ids, access in (
             (part.src, src_ids, Access.READ),
@@ -121,6 +124,13 @@ class PlanSet:
             has_device_ids=num_device_lists > 0,
         )
 
+    def _native_ids(self, side: str, ids: PageIds) -> npt.NDArray[Any] | _C.IdArray:
+        if not is_on_gpu(ids):
+            return host_page_ids(side, ids)
+        seen = gpu_page_ids(side, ids)
+        self._gpu_ids.append((side, seen))
+        return _C.IdArray(address=seen.address, width=seen.itemsize, size=seen.shape[0])
+
     def explain(self, *, model: DeviceModel = PCIE5, num_threads: int | None = None) -> str:
         """The plan of every part, and what the copy costs by each executor; for people."""
         texts = [f"part {i}: {plan.explain_runs()}" for i, plan in enumerate(self.plans)]
@@ -140,14 +150,6 @@ def _plan_for(part: CopyPart) -> Plan:
     return plan
 
 
-def _native_ids(side: str, ids: PageIds) -> npt.NDArray[Any] | _C.IdArray:
-    if not arrays.is_on_gpu(ids):
-        return arrays.host_page_ids(side, ids)
-    seen = arrays.gpu_page_ids(side, ids)
-    size = seen.num_bytes // seen.itemsize
-    return _C.IdArray(address=seen.address, width=seen.itemsize, size=size)
-
-
 def _find_gpu(parts: tuple[CopyPart, ...]) -> PagedBuffer | None:
     """A buffer on the one GPU of the copy, if there is one."""
     buffers = [buffer for part in parts for buffer in (part.src, part.dst)]
@@ -155,6 +157,12 @@ def _find_gpu(parts: tuple[CopyPart, ...]) -> PagedBuffer | None:
     if len(on_gpu) > 1:
         raise LayoutError(f"one copy on several GPUs: {', '.join(sorted(on_gpu))}")
     return next(iter(on_gpu.values()), None)
+
+
+def _require_near(gpu: PagedBuffer | None, ids: list[tuple[str, ArrayView]]) -> None:
+    for side, seen in ids:
+        if gpu is not None and seen.device != gpu.device:
+            raise LayoutError(f"{side} page ids on {seen.device} for a copy on {gpu.device}")
 
 
 def _require_apart(parts: tuple[CopyPart, ...]) -> None:

@@ -1,4 +1,4 @@
-"""CUDA streams of any framework as raw handles."""
+"""CUDA streams of any framework as raw handles, and the order between them."""
 
 from __future__ import annotations
 
@@ -8,25 +8,80 @@ from typing import Any
 from hicache_ext import arrays
 from hicache_ext.errors import LayoutError
 
+LEGACY_DEFAULT = 1  # cudaStreamLegacy, which 0 means as well; 2 is cudaStreamPerThread
 
-def stream_handle(stream: Any) -> int:
-    """The cudaStream_t of an int, a torch or CuPy stream, or an object with __cuda_stream__."""
-    if isinstance(stream, int) and not isinstance(stream, bool):
-        return stream
-    if hasattr(stream, "__cuda_stream__"):
-        return int(stream.__cuda_stream__()[1])
-    for attribute in ("cuda_stream", "ptr"):
-        if hasattr(stream, attribute):
-            return int(getattr(stream, attribute))
-    raise LayoutError(f"not a CUDA stream: {type(stream).__name__}")
+
+def stream_handle(stream: Any, device_idx: int | None = None) -> int:
+    """The cudaStream_t of an int, a torch or CuPy stream, or an object with __cuda_stream__.
+
+    device_idx: of the copy; LayoutError if the stream says that it is of another device. (Of a raw
+    handle, and of one that does not say it, CUDA is asked when the copy starts.)
+    """
+    handle = _handle(stream)
+    stated = _device_of(stream)
+    if device_idx is not None and stated is not None and stated != device_idx:
+        raise LayoutError(
+            f"stream={stream!r} is of cuda:{stated}, the copy is on cuda:{device_idx}"
+        )
+    return handle
+
+
+def _handle(stream: Any) -> int:
+    if isinstance(stream, bool) or stream is None:
+        raise LayoutError(f"stream={stream!r} is not a CUDA stream")
+    if isinstance(stream, int):
+        handle = stream
+    elif hasattr(stream, "__cuda_stream__"):
+        handle = _protocol_handle(stream)
+    elif hasattr(stream, "cuda_stream"):  # torch
+        handle = int(stream.cuda_stream)
+    elif hasattr(stream, "ptr"):  # CuPy
+        handle = int(stream.ptr)
+    else:
+        raise LayoutError(f"stream={stream!r} is not a CUDA stream")
+    if not 0 <= handle < 1 << 64:
+        raise LayoutError(f"stream={stream!r}: {handle} is no cudaStream_t")
+    return handle
+
+
+def _protocol_handle(stream: Any) -> int:
+    told = stream.__cuda_stream__
+    try:
+        version, handle = told() if callable(told) else told  # a property in early producers
+    except (TypeError, ValueError) as error:
+        raise LayoutError(f"stream={stream!r}: __cuda_stream__: {error}") from None
+    if version != 0:
+        raise LayoutError(f"stream={stream!r}: __cuda_stream__ of version {version}, not 0")
+    return int(handle)
+
+
+def _device_of(stream: Any) -> int | None:
+    """torch and CuPy say it; CuPy's default streams, -1, are of whatever device is current."""
+    stated = getattr(stream, "device_index", getattr(stream, "device_id", None))
+    return stated if isinstance(stated, int) and stated >= 0 else None
 
 
 def current_stream(array: object, device_idx: int) -> int:
     """The stream on which the framework of `array` works now; 0 where it has none."""
     if arrays.torch_tensor(array) is not None:
         return int(sys.modules["torch"].cuda.current_stream(device_idx).cuda_stream)
-    cupy = sys.modules.get("cupy")
-    if cupy is not None and isinstance(array, cupy.ndarray):
-        return int(cupy.cuda.get_current_stream().ptr)
-    # Version 3 of the interface: the stream that the producer's work is on.
-    return int(getattr(array, "__cuda_array_interface__", {}).get("stream") or 0)
+    if arrays.cupy_array(array) is not None:
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(device_idx):  # each device has a current stream
+            return int(cupy.cuda.get_current_stream().ptr)
+    return producer_stream(array) or 0
+
+
+def producer_stream(array: object) -> int | None:
+    """The stream that __cuda_array_interface__ says the array's bytes are still written on; None
+    where there is nothing to wait for. LayoutError for 0, which the protocol forbids."""
+    interface = getattr(array, "__cuda_array_interface__", {})
+    stream = interface.get("stream")
+    if stream is None:
+        return None
+    if isinstance(stream, bool) or not isinstance(stream, int) or not 0 < stream < 1 << 64:
+        raise LayoutError(
+            f"__cuda_array_interface__ of {type(array).__name__}: stream={stream!r} is no stream; "
+            "1 is the legacy default one, 2 that of the thread"
+        )
+    return stream

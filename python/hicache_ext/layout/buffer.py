@@ -24,13 +24,14 @@ class PagedBuffer:
     how pages lie in them: from_tensor(), from_tables().
     """
 
-    __slots__ = ("__weakref__", "address", "array", "device", "hazards", "native", "spec")
+    __slots__ = ("__weakref__", "address", "array", "device", "hazards", "native", "owner", "spec")
 
     array: object
     spec: LayoutSpec
     hazards: Hazards | None  # of a pool's pages
     address: int  # of byte 0; of plane 0 in a table
     device: str  # "cpu" or "cuda:N"
+    owner: object  # ArrayView.owner: kept alive as the array is
     native: _C.Buffer
 
     def __init__(self, array: object, spec: LayoutSpec, *, hazards: Hazards | None = None) -> None:
@@ -45,17 +46,23 @@ class PagedBuffer:
                 f"the array has {view.num_bytes} bytes, the {spec.name} layout of "
                 f"{spec.num_pages} pages has {spec.num_bytes}"
             )
-        self._fill(array, spec, view)
+        self._fill(array, spec, [view])
         self.hazards = hazards
 
     def _fill(
-        self, array: object, spec: LayoutSpec, view: arrays.ArrayView, planes: Sequence[int] = ()
+        self,
+        array: object,
+        spec: LayoutSpec,
+        views: Sequence[arrays.ArrayView],
+        planes: Sequence[int] = (),
     ) -> None:
+        view = views[0]
         self.array = array
         self.spec = spec
         self.hazards = None
         self.address = planes[0] if planes else view.address
         self.device = view.device
+        self.owner = [view.owner for view in views]
         if planes:
             self.native = _C.Buffer.of_planes(planes, spec.plane_bytes)
         else:
@@ -79,7 +86,7 @@ class PagedBuffer:
         spec = spec_of_tensor(view, axes, page_size)
         _require_writable(view, spec.name)
         buffer = cls.__new__(cls)
-        buffer._fill(tensor, spec, view)
+        buffer._fill(tensor, spec, [view])
         return buffer
 
     @classmethod
@@ -107,7 +114,7 @@ class PagedBuffer:
         for view in views:
             _require_writable(view, spec.name)
         buffer = cls.__new__(cls)
-        buffer._fill(tuple(tensors), spec, views[0], planes)
+        buffer._fill(tuple(tensors), spec, views, planes)
         return buffer
 
     def overlaps(self, other: PagedBuffer) -> bool:
