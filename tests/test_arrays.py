@@ -257,6 +257,12 @@ def test_page_ids_of_every_kind() -> None:
         assert found.tolist() == [3, -1, 2] and found.dtype in (np.int32, np.int64)
 
 
+def test_page_ids_in_the_other_byte_order_are_not_misread() -> None:
+    for dtype in (">i4", ">i8"):
+        with pytest.raises(LayoutError, match=f"must be int32 or int64 .n., not {dtype}"):
+            host_page_ids("source", np.array([1], dtype))
+
+
 def test_page_ids_on_a_gpu() -> None:
     for ids in (on_gpu(4096, (5,), "<i4"), HandMade(4096, (5,), dtype=(0, 32, 1))):
         assert is_on_gpu(ids)
@@ -266,6 +272,7 @@ def test_page_ids_on_a_gpu() -> None:
             host_page_ids("source", ids)
     for wrong in (
         on_gpu(4096, (5,), "<u4"),
+        on_gpu(4096, (5,), ">i4"),
         on_gpu(4096, (5,), "<i4", strides=(8,)),
         on_gpu(4096, (5, 1), "<i8"),
         HandMade(4096, (5,), dtype=(1, 64, 1)),

@@ -158,8 +158,7 @@ def test_strides_that_do_not_fit() -> None:
     with pytest.raises(LayoutError, match="stride_page=32 overlaps the 96 bytes"):
         PagedBuffer.from_tensor(aliased, "page,token,dim")
     array.flags.writeable = False
-    with pytest.raises(LayoutError, match="read-only"):
-        PagedBuffer.from_tensor(array, "page,token,dim")
+    assert not PagedBuffer.from_tensor(array, "page,token,dim").is_writable
 
 
 def test_tables_that_do_not_fit() -> None:

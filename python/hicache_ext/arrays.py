@@ -83,6 +83,11 @@ def view(array: object) -> ArrayView:
     return _view_numpy(np.asarray(memory))
 
 
+def type_name(dtype: np.dtype[Any]) -> str:
+    """As ArrayView.typestr: "int32"; ">i4" for bytes in the other order."""
+    return str(dtype.name if dtype.isnative else dtype.str)
+
+
 def _dense(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
     """The strides of a C-contiguous array, in the unit of `itemsize`."""
     strides: list[int] = []
@@ -117,7 +122,7 @@ def _view_numpy(array: npt.NDArray[Any]) -> ArrayView:
         itemsize=array.itemsize,
         device="cpu",
         is_writable=array.flags.writeable,
-        typestr=array.dtype.name,
+        typestr=type_name(array.dtype),
     )
 
 
@@ -161,7 +166,7 @@ def _view_interface(array: object, protocol: str) -> ArrayView:
         itemsize=dtype.itemsize,
         device=_cuda_device(array) if on_gpu else "cpu",
         is_writable=not is_read_only,
-        typestr=dtype.name,
+        typestr=type_name(dtype),
     )
 
 

@@ -42,7 +42,7 @@ class PlanSet:
     """Up to MAX_PARTS parts that are copied by one launch: full attention, its window, sidecars.
 
     It keeps buffers and ids alive, and host ids are read when the copy starts. LayoutError, before
-    anything is written: a plan of other layouts, ids of a wrong type or unequal count, parts on
+    anything is written: a plan of other layouts, a read-only destination, ids of a wrong type or unequal count, parts on
     several GPUs, a destination that overlaps a source. Two parts may write one buffer; their pages
     or windows must be apart.
     """
@@ -93,6 +93,12 @@ class PlanSet:
 
     def _add(self, part: CopyPart) -> None:
         assert part.plan is not None
+        if not part.dst.is_writable:
+            raise LayoutError(
+                f"destination: the array of a {part.dst.spec.name} buffer is read-only"
+            )
+        part.src.require_alive("source")
+        part.dst.require_alive("destination")
         src_ids = self._native_ids("source", part.src_page_ids)
         dst_ids = self._native_ids("destination", part.dst_page_ids)
         self.native.add(part.plan.native, part.src.native, src_ids, part.dst.native, dst_ids)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hicache_ext import _C, arrays
-from hicache_ext.errors import LayoutError
+from hicache_ext.errors import LayoutError, LifetimeError
 
 from .spec import LayoutSpec, Planes
 from .tensor import spec_of_table, spec_of_tensor
@@ -19,18 +19,29 @@ class PagedBuffer:
     """An array and how pages lie in it. The array is kept alive, never copied and never resized.
 
     `array`: torch tensor, CuPy or NumPy array, or an object with __cuda_array_interface__,
-    __array_interface__, __dlpack__ or the buffer protocol; any dtype and shape, but contiguous,
-    writable and exactly spec.num_bytes long (LayoutError otherwise). Arrays that say by themselves
-    how pages lie in them: from_tensor(), from_tables().
+    __array_interface__, __dlpack__ or the buffer protocol; any dtype and shape, but contiguous and
+    exactly spec.num_bytes long (LayoutError otherwise). Arrays that say by themselves how pages lie
+    in them: from_tensor(), from_tables(). What is read-only can be copied from, not to.
     """
 
-    __slots__ = ("__weakref__", "address", "array", "device", "hazards", "native", "owner", "spec")
+    __slots__ = (
+        "__weakref__",
+        "address",
+        "array",
+        "device",
+        "hazards",
+        "is_writable",
+        "native",
+        "owner",
+        "spec",
+    )
 
     array: object
     spec: LayoutSpec
     hazards: Hazards | None  # of a pool's pages
     address: int  # of byte 0; of plane 0 in a table
     device: str  # "cpu" or "cuda:N"
+    is_writable: bool
     owner: object  # ArrayView.owner: kept alive as the array is
     native: _C.Buffer
 
@@ -38,7 +49,6 @@ class PagedBuffer:
         view = arrays.view(array)
         if spec.planes is Planes.TABLE:
             raise LayoutError(f"a {spec.name} table of one array: see PagedBuffer.from_tables")
-        _require_writable(view, spec.name)
         if not view.is_contiguous:
             raise LayoutError(f"the array of a {spec.name} buffer is not contiguous")
         if view.num_bytes != spec.num_bytes:
@@ -62,6 +72,7 @@ class PagedBuffer:
         self.hazards = None
         self.address = planes[0] if planes else view.address
         self.device = view.device
+        self.is_writable = all(view.is_writable for view in views)
         self.owner = [view.owner for view in views]
         if planes:
             self.native = _C.Buffer.of_planes(planes, spec.plane_bytes)
@@ -84,7 +95,6 @@ class PagedBuffer:
         """
         view = arrays.view(tensor)
         spec = spec_of_tensor(view, axes, page_size)
-        _require_writable(view, spec.name)
         buffer = cls.__new__(cls)
         buffer._fill(tensor, spec, [view])
         return buffer
@@ -111,8 +121,6 @@ class PagedBuffer:
         if v_tensors is not None and len(v_tensors) != num_layers:
             raise LayoutError(f"{num_layers} K tensors and {len(v_tensors)} V tensors")
         spec, planes = spec_of_table(views, num_layers, axes, page_size)
-        for view in views:
-            _require_writable(view, spec.name)
         buffer = cls.__new__(cls)
         buffer._fill(tuple(tensors), spec, views, planes)
         return buffer
@@ -121,7 +129,15 @@ class PagedBuffer:
         """Whether a range of one shares a byte with a range of the other."""
         return self.native.overlaps(other.native)
 
+    def require_alive(self, side: str) -> None:
+        """LifetimeError if the tensor has other memory now than when the buffer was made.
 
-def _require_writable(view: arrays.ArrayView, name: str) -> None:
-    if not view.is_writable:
-        raise LayoutError(f"the array of a {name} buffer is read-only")
+        A reference keeps a tensor, but not its bytes: storage().resize_(0) and set_() take them
+        away. Of a table the first tensor is asked; a pool's layers are freed together.
+        """
+        tensor = arrays.torch_tensor(self.array[0] if type(self.array) is tuple else self.array)
+        if tensor is not None and tensor.data_ptr() != self.address:
+            raise LifetimeError(
+                f"{side}: the tensor of a {self.spec.name} buffer had its memory at "
+                f"{self.address:#x}, now it is at {tensor.data_ptr():#x}"
+            )
