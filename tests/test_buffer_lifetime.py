@@ -28,7 +28,7 @@ def test_what_is_read_only_is_a_source_but_no_destination() -> None:
         assert target.tobytes()[32:64] == values[:32] and target.tobytes()[96:] == values[64:96]
         with pytest.raises(LayoutError, match=r"destination: .*page_unified buffer is read-only"):
             copy_pages(dst, [0], read_only, [0])
-        with pytest.raises(LayoutError, match="destination: .* is read-only"):
+        with pytest.raises(LayoutError, match=r"destination: .* is read-only"):
             gather_pages(dst, range(4), source)
     assert values == bytes(range(NUM_BYTES))
     scatter_pages(frozen, PagedBuffer(target, SPEC), range(4)).result()

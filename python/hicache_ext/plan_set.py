@@ -42,9 +42,10 @@ class PlanSet:
     """Up to MAX_PARTS parts that are copied by one launch: full attention, its window, sidecars.
 
     It keeps buffers and ids alive, and host ids are read when the copy starts. LayoutError, before
-    anything is written: a plan of other layouts, a read-only destination, ids of a wrong type or unequal count, parts on
-    several GPUs, a destination that overlaps a source. Two parts may write one buffer; their pages
-    or windows must be apart.
+    anything is written: a plan of other layouts, a read-only destination, ids of a wrong type or
+    unequal count, parts on several GPUs, a destination that overlaps a source; LifetimeError where
+    a tensor has lost its memory. Two parts may write one buffer; their pages or windows must be
+    apart.
     """
 
     def __init__(self, parts: Iterable[CopyPart]) -> None:
