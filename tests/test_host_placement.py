@@ -53,8 +53,8 @@ def test_reserved_pages_are_counted_from_their_own_pool(tmp_path: Path, rlimits)
 
 def test_overcommitted_huge_pages_count_until_they_are_made(tmp_path: Path, rlimits) -> None:
     write(tmp_path, huge_pool(10, 6, 2, 1, 5))
-    limits = limits_of(Sharing.PRIVATE, HugePages.MIB_2, None, tmp_path)
-    assert by_name(limits, tmp_path) == {HUGE: (4 + 4) * 2 * MIB}
+    (limit,) = limits_of(Sharing.PRIVATE, HugePages.MIB_2, None, tmp_path)
+    assert (limit.free_bytes, limit.limit_bytes) == ((4 + 4) * 2 * MIB, (10 + 4) * 2 * MIB)
 
 
 def test_a_size_that_the_kernel_does_not_have(tmp_path: Path, rlimits) -> None:
@@ -142,8 +142,9 @@ def test_huge_bytes_are_those_of_the_mapping_alone(tmp_path: Path) -> None:
     smaps.write_text(
         "1000-3000 rw-p 00000000 00:00 0 \nRss: 8 kB\nAnonHugePages: 4 kB\nPrivate_Hugetlb: 2 kB\n"
         "3000-4000 rw-s 00000000 00:01 7 /memfd:hicache (deleted)\nShmemPmdMapped: 16 kB\n"
+        "Shared_Hugetlb: 8 kB\nFilePmdMapped: 1 kB\n"
         "5000-6000 rw-p 00000000 00:00 0 [heap]\nAnonHugePages: 64 kB\n"
     )
-    assert huge_bytes(0x1000, 0x3000, smaps) == 22 * 1024
-    assert huge_bytes(0x3000, 0x1000, smaps) == 16 * 1024
+    assert huge_bytes(0x1000, 0x3000, smaps) == 31 * 1024
+    assert huge_bytes(0x3000, 0x1000, smaps) == 25 * 1024
     assert huge_bytes(0x4000, 0x1000, smaps) == 0

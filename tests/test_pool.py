@@ -178,6 +178,13 @@ def test_pinned_pool_registers_whole_pages_and_unregisters() -> None:
     assert not fake.registered and not pool.is_pinned
 
 
+def test_pages_never_lie_in_two_registrations() -> None:
+    spec = spec_of("page_unified", num_pages=1000)  # of 768 bytes
+    pool = HostPool(spec, name="full", pin_api=(fake := FakeCuda({0: 2, 1: 2})).api)
+    assert len(pool.regions) == len(fake.registered) == 5
+    assert all((at - pool.buffer.address) % spec.stride_page == 0 for at, _ in pool.regions)
+
+
 def test_failed_pinning_leaves_nothing_behind() -> None:
     fake = FakeCuda(dict.fromkeys(range(9), 2))
     with pytest.raises(CudaError, match="cannot pin"):

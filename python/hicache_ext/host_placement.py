@@ -71,9 +71,9 @@ def _huge_page_limits(page_bytes: int, root: Path) -> Iterator[HostLimit]:
         number(folder / name) or 0
         for name in ("resv_hugepages", "surplus_hugepages", "nr_overcommit_hugepages")
     )
-    total += max(0, overcommit - surplus)  # the kernel may make these on demand
-    used = total - max(0, overcommit - surplus) - free + reserved
-    yield HostLimit(str(folder), total * page_bytes, used * page_bytes)
+    on_demand = max(0, overcommit - surplus)
+    total, free = total + on_demand, free + on_demand - reserved
+    yield HostLimit(str(folder), total * page_bytes, (total - free) * page_bytes)
     size = f"{page_bytes >> 30}GB" if page_bytes >= 1 << 30 else f"{page_bytes >> 20}MB"
     files = (f"hugetlb.{size}.limit_in_bytes", f"hugetlb.{size}.usage_in_bytes")
     version_1 = CgroupFiles("hugetlb", ("sys/fs/cgroup/hugetlb",), *files)
