@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 from copy_cases import Case
+from emulated_cuda import EmulatedArray, emulated_cuda, pinned
 from gpu_memory import GpuArray, register, why_no_gpu
 
 from hicache_ext import _C
-from hicache_ext.copy import CopyPart, PlanSet, copy_set
+from hicache_ext.copy import CopyPart, PlanSet, Priority, StagingRing, copy_set
+from hicache_ext.errors import LayoutError
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def on_cpu(name: str, isa: str = "auto") -> Executor:
 
 
 def emulated(shape: str) -> Executor:
-    """The register kernel's loop body for every (block, thread): each byte is written once."""
+    """A kernel's loop body for every (block, thread): each byte is written once."""
 
     def run(case: Case, rng: random.Random) -> int:
         num_writes = np.zeros(case.target_arena.size, np.uint8)
@@ -49,7 +52,7 @@ def emulated(shape: str) -> Executor:
             case.source_arena,
             case.target_arena,
             num_blocks=rng.choice([1, 1, 2, 3]),
-            shape=shape,
+            shape=shape if shape != "bulk" or is_for_bulk(case.parts) else "by_run",
             num_writes=num_writes,
             max_units=rng.choice([2**31 - 1, 2**31 - 1, 1, 7, 100]),
         )
@@ -61,24 +64,47 @@ def emulated(shape: str) -> Executor:
     return Executor(f"emulator-{shape}", run)
 
 
-def on_gpu(name: str) -> Executor:
-    """Source or destination in pinned host memory or both on the GPU, ids anywhere."""
+def is_for_bulk(parts: PlanSet) -> bool:
+    return all(part.align_bytes >= 16 for part in parts.native.facts)
 
+
+@dataclass(frozen=True)
+class Memory:
+    """Where a copy with a GPU finds its arrays."""
+
+    to_device: Callable[[np.ndarray], GpuArray]
+    pin: Callable[[np.ndarray], np.ndarray]
+
+
+def run_on_stream(
+    name: str, case: Case, rng: random.Random, memory: Memory, **options: object
+) -> int:
+    """Source or destination in pinned host memory or both on the GPU, ids where they may be."""
+    on_host = rng.choice(["source", "target"] if name == "staged" else ["source", "target", "none"])
+    id_kinds = [list, np.asarray, *([memory.to_device] if name.startswith("sm_") else [])]
+    homes = []
+    for side, arena in (("source", case.source_arena), ("target", case.target_arena)):
+        homes.append(memory.pin(arena.copy()) if side == on_host else memory.to_device(arena))
+    parts = []
+    for part, source, target in zip(case.parts.parts, case.sources, case.targets, strict=True):
+        src, dst = source.moved(homes[0]), target.moved(homes[1])
+        ids = [rng.choice(id_kinds)(given) for given in part[1:5:2]]
+        parts.append(CopyPart(src, ids[0], dst, ids[1], part.plan))
+    together = PlanSet(parts)
+    if name == "sm_bulk" and not is_for_bulk(together):
+        with pytest.raises(LayoutError, match="sm_bulk"):
+            copy_set(together, executor=name, **options)
+        name = "sm_reg"
+    num_bytes = copy_set(together, executor=name, **options).result()
+    for home, arena in zip(homes, (case.source_arena, case.target_arena), strict=True):
+        arena[:] = home.read() if isinstance(home, GpuArray) else home
+    return num_bytes
+
+
+def on_gpu(name: str) -> Executor:
     def run(case: Case, rng: random.Random) -> int:
-        on_host = rng.choice(["source", "target", "none"])
-        homes = []
-        for side, arena in (("source", case.source_arena), ("target", case.target_arena)):
-            homes.append(register(arena.copy()) if side == on_host else GpuArray(arena))
-        parts = []
-        for part, source, target in zip(case.parts.parts, case.sources, case.targets, strict=True):
-            src, dst = source.moved(homes[0]), target.moved(homes[1])
-            ids = [rng.choice([GpuArray, list, np.asarray])(given) for given in part[1:5:2]]
-            parts.append(CopyPart(src, ids[0], dst, ids[1], part.plan))
-        options = dict(num_sms=rng.choice([None, 1, 3]), stream=0)
-        num_bytes = copy_set(PlanSet(parts), executor=name, **options).result()
-        for home, arena in zip(homes, (case.source_arena, case.target_arena), strict=True):
-            arena[:] = home.read() if isinstance(home, GpuArray) else home
-        return num_bytes
+        options = dict(num_sms=rng.choice([None, 1, 3]), priority=rng.choice(PRIORITIES), stream=0)
+        return run_on_stream(name, case, rng, Memory(GpuArray, register), **options)
 
     def why_not() -> str:
         return why_no_gpu() if _C.with_cuda else "this build has no CUDA part"
@@ -86,6 +112,26 @@ def on_gpu(name: str) -> Executor:
     return Executor(name, run, why_not)
 
 
+def on_emulated_gpu(name: str) -> Executor:
+    """Streams that run late and in any order: a wait that is missing shows in the bytes."""
+
+    def run(case: Case, rng: random.Random) -> int:
+        has_batches = rng.random() < 0.8
+        with emulated_cuda(seed=rng.randrange(2**32), has_batches=has_batches) as cuda:
+            options = dict(num_sms=rng.choice([None, 1, 3]), priority=rng.choice(PRIORITIES))
+            options["stream"] = rng.choice([0, cuda.create_stream()])
+            if name == "staged":
+                page_bytes = max(plan.page_bytes for plan in case.parts.plans)
+                num_bytes = 2 * rng.randint(1, 4) * (page_bytes + 255 + 256)
+                options["staging"] = StagingRing(num_bytes=num_bytes)
+            memory = Memory(partial(EmulatedArray, cuda), partial(pinned, cuda))
+            return run_on_stream(name, case, rng, memory, **options)
+
+    return Executor(f"{name}-emulated", run)
+
+
+PRIORITIES = (None, None, Priority.LOW, Priority.HIGH)
+CUDA_NAMES = ("sm_reg", "sm_bulk", "ce_batch", "staged")
 EXECUTORS = (
     on_cpu("cpu_ref"),
     on_cpu("cpu"),
@@ -95,7 +141,9 @@ EXECUTORS = (
     emulated("by_run"),
     emulated("short_run"),
     emulated("long_run"),
-    on_gpu("sm_reg"),
+    emulated("bulk"),
+    *(on_emulated_gpu(name) for name in CUDA_NAMES),
+    *(on_gpu(name) for name in CUDA_NAMES),
 )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from hicache_ext import _C, copy
+from hicache_ext import _C, executors
+from hicache_ext.plan_set import PlanSet
 from hicache_ext.ticket import Ticket
 
 
@@ -89,12 +90,12 @@ class FakeGpu:
 def install(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies are started on the fake GPU, and their bytes move when it executes them."""
 
-    def start(parts: copy.PlanSet, stream: Any, num_sms: int | None) -> Ticket:
+    def start(name: str, parts: PlanSet, stream: Any, *options: object) -> Ticket:
         def work() -> None:
             _C.copy_on_cpu(parts.native, reference=True, num_threads=1, isa="auto")
 
         parts.wait_for_copies(stream)
         return parts.record(Ticket(0, (parts,), gpu.start(stream, work)))
 
-    monkeypatch.setattr(copy, "_choose", lambda executor, parts: "sm_reg")
-    monkeypatch.setattr(copy, "_start_on_gpu", start)
+    monkeypatch.setattr(executors, "choose", lambda parts, options: "sm_reg")
+    monkeypatch.setattr(executors, "start_on_stream", start)

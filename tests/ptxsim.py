@@ -67,6 +67,7 @@ def build_program(name: str, sources: Sequence[str]) -> Path:
         flags = ["-std=c++20", "-O1", "-arch=sm_90", "-cudart", "shared", "-Xcompiler=-pthread"]
         flags += [
             "-Werror=all-warnings",
+            "-DHICACHE_WITH_CUDA",
             "-Xcompiler=-Wall,-Wextra,-Werror",
             f"-I{ROOT}/csrc/include",
         ]

@@ -149,7 +149,7 @@ def test_sm_reg_without_a_gpu(pair: tuple[Guarded, Guarded]) -> None:
     src, dst = pair
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(CudaError, match=r"sm_reg|cudaGetDeviceCount"):
+    with pytest.raises(CudaError, match=r"no CUDA part|cudaGetDeviceCount"):
         copy_pages(src.buffer, [0], dst.buffer, [0], executor="sm_reg")
     assert (dst.bytes == POISON).all()
     assert issubclass(CudaError, HiCacheError)

@@ -17,7 +17,8 @@ EmulatedShape shape_of(const std::string& name) {
   if (name == "by_run") return EmulatedShape::kByRun;
   if (name == "short_run") return EmulatedShape::kShortRun;
   if (name == "long_run") return EmulatedShape::kLongRun;
-  raise(ErrorKind::kLayout, "shape='", name, "' is none of by_run, short_run, long_run");
+  if (name == "bulk") return EmulatedShape::kBulk;
+  raise(ErrorKind::kLayout, "shape='", name, "' is none of by_run, short_run, long_run, bulk");
 }
 
 using Bytes = py::array_t<uint8_t, py::array::c_style>;

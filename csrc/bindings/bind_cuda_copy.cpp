@@ -1,5 +1,8 @@
 // Copies on a CUDA stream for hicache_ext.copy.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
 
 #include "copy_objects.h"
 #include "hicache/check.h"
@@ -11,46 +14,62 @@ namespace py = pybind11;
 namespace hicache::bindings::cuda_copy {
 namespace {
 
-const uint64_t* table_on(BufferObject& buffer, int device) {
-  if (buffer.planes.empty()) return nullptr;
-  auto& table = buffer.planes_on[device];
-  if (table == nullptr) table = upload_table(buffer.planes, device);
-  return table.get();
+using Ring = std::shared_ptr<StagingRing>;
+
+CudaExecutor executor_of(const std::string& name) {
+  if (name == "sm_reg") return CudaExecutor::kSmReg;
+  if (name == "sm_bulk") return CudaExecutor::kSmBulk;
+  if (name == "ce_batch") return CudaExecutor::kCeBatch;
+  if (name == "staged") return CudaExecutor::kStaged;
+  raise(ErrorKind::kLayout, "executor='", name, "' is none of sm_reg, sm_bulk, ce_batch, staged");
 }
 
-// With the plane tables in the device's memory; uploaded at the first use, owned by the buffers.
-CopySet on_device(const CopySetObject& object, int device) {
-  CopySet set = object.on_host();
-  for (uint32_t part = 0; part < set.num_parts; ++part) {
-    set.parts[part].src_planes = table_on(object.src(part), device);
-    set.parts[part].dst_planes = table_on(object.dst(part), device);
-  }
-  return set;
+std::optional<StreamPriority> priority_of(const std::optional<std::string>& name) {
+  if (!name) return std::nullopt;
+  HICACHE_CHECK(kLayout, *name == "low" || *name == "high", "priority='", *name,
+                "' is none of low, high");
+  return *name == "high" ? StreamPriority::kHigh : StreamPriority::kLow;
 }
 
-std::unique_ptr<CopyTicket> start(const CopySetObject& object, int device, int num_sms,
-                                  uintptr_t stream) {
+std::unique_ptr<CopyTicket> start(const CopySetObject& object, const std::string& executor,
+                                  int device, int num_sms, uintptr_t stream,
+                                  const std::optional<std::string>& priority, const Ring& ring) {
   HICACHE_CHECK(kLayout, num_sms >= 0, "num_sms=", num_sms);
-  require_device(device);
-  const CopySet set = on_device(object, device);
+  const CopySet& set = object.on_host();
   py::gil_scoped_release release;
-  return copy_sm_reg(set, {device, num_sms, reinterpret_cast<CUstream_st*>(stream)});
+  return copy_on_stream(set, {executor_of(executor), device, num_sms,
+                              reinterpret_cast<CudaStream>(stream), priority_of(priority), ring});
 }
 
 Registrar registrar([](py::module_& m) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  py::class_<StagingRing, Ring>(m, "StagingRing")
+      .def(py::init([](int device, uintptr_t address, size_t num_bytes) {
+             return std::make_shared<StagingRing>(cuda_api(), device,
+                                                  reinterpret_cast<std::byte*>(address), num_bytes);
+           }),
+           py::kw_only(), py::arg("device"), py::arg("address"), py::arg("num_bytes"), no_gil);
+  m.attr("STAGING_BYTES") = kStagingBytes;
   py::class_<CopyTicket>(m, "CopyTicket")
+      .def_property_readonly("is_captured", &CopyTicket::is_captured)
       .def("query", &CopyTicket::query, no_gil)
       .def("wait", &CopyTicket::wait, no_gil)
       .def(
           "wait_on_stream",
           [](CopyTicket& ticket, uintptr_t stream) {
-            ticket.wait_on_stream(reinterpret_cast<CUstream_st*>(stream));
+            ticket.wait_on_stream(reinterpret_cast<CudaStream>(stream));
           },
           py::arg("stream"), no_gil)
       .def("result", &CopyTicket::result, no_gil);
-  m.def("copy_sm_reg", &start, py::arg("set"), py::kw_only(), py::arg("device"), py::arg("num_sms"),
-        py::arg("stream"));
+  m.def(
+      "is_capturing",
+      [](int device, uintptr_t stream) {
+        return is_capturing(device, reinterpret_cast<CudaStream>(stream));
+      },
+      py::arg("device"), py::arg("stream"));
+  m.def("copy_on_stream", &start, py::arg("set"), py::kw_only(), py::arg("executor"),
+        py::arg("device"), py::arg("num_sms"), py::arg("stream"), py::arg("priority") = py::none(),
+        py::arg("ring") = py::none());
 });
 
 }  // namespace

@@ -41,12 +41,12 @@ std::string part_text(uint32_t part) {
 }  // namespace
 
 BufferObject BufferObject::of_range(uintptr_t address, int64_t num_bytes) {
-  return {reinterpret_cast<std::byte*>(address), {}, {}, {{address, address + num_bytes}}};
+  return {reinterpret_cast<std::byte*>(address), {}, {{address, address + num_bytes}}};
 }
 
 BufferObject BufferObject::of_planes(std::vector<uint64_t> addresses, int64_t plane_bytes) {
   HICACHE_CHECK(kLayout, !addresses.empty(), "a table of no planes");
-  BufferObject out{reinterpret_cast<std::byte*>(addresses[0]), std::move(addresses), {}, {}};
+  BufferObject out{reinterpret_cast<std::byte*>(addresses[0]), std::move(addresses), {}};
   for (const uint64_t address : out.planes)
     out.ranges.emplace_back(address, address + static_cast<uint64_t>(plane_bytes));
   std::sort(out.ranges.begin(), out.ranges.end());

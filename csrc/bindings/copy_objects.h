@@ -3,7 +3,6 @@
 
 #include <pybind11/numpy.h>
 
-#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -14,10 +13,9 @@ namespace hicache::bindings {
 
 // Memory that pages lie in: one range, or one for each plane [layer, kv]. It owns none of it.
 struct BufferObject {
-  std::byte* base;                                           // of the range, or of plane 0
-  std::vector<uint64_t> planes;                              // addresses; empty: one range
-  std::map<int, std::shared_ptr<const uint64_t>> planes_on;  // the same on devices that asked
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;         // [begin, end), ascending
+  std::byte* base;                                    // of the range, or of plane 0
+  std::vector<uint64_t> planes;                       // addresses; empty: one range
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;  // [begin, end), ascending
 
   static BufferObject of_range(uintptr_t address, int64_t num_bytes);
   static BufferObject of_planes(std::vector<uint64_t> addresses, int64_t plane_bytes);
@@ -44,8 +42,6 @@ class CopySetObject {
            std::shared_ptr<BufferObject> dst, const pybind11::object& dst_ids);
   // With plane tables in host memory.
   const CopySet& on_host() const { return set_; }
-  BufferObject& src(uint32_t part) const { return *buffers_[2 * part]; }
-  BufferObject& dst(uint32_t part) const { return *buffers_[2 * part + 1]; }
   int64_t num_bytes() const;  // holes counted as pages
   int64_t num_runs() const;
   std::vector<PartFacts> facts() const;

@@ -1,10 +1,12 @@
-// Runs run_worker() with a memory that counts.
+// Runs the loop bodies of the kernels with a memory that counts.
 #include "hicache/copy_emulator.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "hicache/copy_worker.h"
+#include "emulated_grid.h"
+#include "hicache/check.h"
+#include "hicache/copy_kernel.h"
 
 namespace hicache {
 namespace {
@@ -33,6 +35,7 @@ class CountingMemory {
 
   void lower(uint64_t* target, uint64_t value) { *target = std::min(*target, value); }
   void add(uint64_t* target, uint64_t value) { *target += value; }
+  void report_deadlock() { raise(ErrorKind::kCuda, "a barrier is waited for in the wrong phase"); }
 
  private:
   bool admit(const std::byte* address, size_t width, const Arena& arena) {
@@ -50,14 +53,13 @@ class CountingMemory {
   int64_t num_loads_ = 0;
 };
 
-template <class Shape>
-void run_grid(const WorkerArgs& args, uint32_t num_blocks, CountingMemory& memory,
-              Emulation& seen) {
-  const uint32_t num_workers = num_blocks * (Shape::kThreads / Shape::kLanes);
-  seen.num_workers = num_workers;
-  for (uint32_t thread = 0; thread < num_blocks * Shape::kThreads; ++thread)
-    run_worker<Shape::kLanes, Shape::kUnroll>(args, thread / Shape::kLanes, num_workers,
-                                              thread % Shape::kLanes, memory);
+CopyKernel kernel_of(EmulatedShape shape, const CopySet& set) {
+  switch (shape) {
+    case EmulatedShape::kShortRun: return CopyKernel::kShortRuns;
+    case EmulatedShape::kLongRun: return CopyKernel::kLongRuns;
+    case EmulatedShape::kBulk: return CopyKernel::kBulk;
+    default: return register_kernel_for(set);
+  }
 }
 
 }  // namespace
@@ -67,15 +69,14 @@ Emulation emulate_copy(const CopySet& set, const Arena& src, const Arena& dst, u
   CopyGuard guard{kNoBadPage, 0};
   Emulation seen{};
   CountingMemory memory(src, dst, num_writes, seen);
-  const bool is_short =
-      shape == EmulatedShape::kByRun ? has_short_runs(set) : shape == EmulatedShape::kShortRun;
+  const CopyKernel kernel = kernel_of(shape, set);
+  if (kernel == CopyKernel::kBulk) require_bulk_runs(set);
   const auto run_pass = [&](const Pass& pass) {
-    const WorkerArgs args{pass, &guard};
+    CopyGrid grid = copy_grid(kernel, pass, num_blocks, kRingBytes);
+    grid.num_blocks = num_blocks;  // also more than have something to do
+    seen.num_workers = grid.num_blocks * grid.workers_per_block;
     ++seen.num_passes;
-    if (is_short)
-      run_grid<ShortRunShape>(args, num_blocks, memory, seen);
-    else
-      run_grid<LongRunShape>(args, num_blocks, memory, seen);
+    run_grid(kernel, {pass, &guard}, grid, memory);
   };
   for_each_pass(set, kSegmentBytes, run_pass, max_units);
   seen.first_bad = guard.first_bad;

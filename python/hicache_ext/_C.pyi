@@ -6,6 +6,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from hicache_ext._C_emulators import CudaEmulator as CudaEmulator
+from hicache_ext._C_emulators import Emulation as Emulation
+from hicache_ext._C_emulators import emulate_copy as emulate_copy
+
 _Slot = TypeVar("_Slot", bound=tuple[Any, ...])
 
 # --- module.cpp
@@ -143,35 +147,30 @@ def begin_copy(executor: str, direction: CopyDirection, num_bytes: int, num_runs
 def end_enqueue() -> None: ...
 def end_copy(id: int) -> None: ...
 
-# --- bind_copy_emulator.cpp: the register kernel's loop body on the CPU
-class Emulation:
-    num_workers: int
-    num_misaligned: int
-    num_outside: int
-    max_in_flight: int
-    num_passes: int
-    first_bad: int
-    num_bytes: int
+# --- bind_cuda_copy.cpp
+STAGING_BYTES: int
 
-def emulate_copy(
-    set: CopySet,
-    src: npt.NDArray[np.uint8],
-    dst: npt.NDArray[np.uint8],
-    *,
-    num_blocks: int,
-    shape: str,
-    num_writes: npt.NDArray[np.uint8],
-    max_units: int = ...,
-) -> Emulation: ...
+class StagingRing:
+    def __init__(self, *, device: int, address: int, num_bytes: int) -> None: ...
 
-# --- bind_cuda_copy.cpp: only where with_cuda
 class CopyTicket:
+    is_captured: bool
     def query(self) -> bool: ...
     def wait(self) -> None: ...
     def wait_on_stream(self, stream: int) -> None: ...
     def result(self) -> int: ...
 
-def copy_sm_reg(set: CopySet, *, device: int, num_sms: int, stream: int) -> CopyTicket: ...
+def is_capturing(device: int, stream: int) -> bool: ...
+def copy_on_stream(
+    set: CopySet,
+    *,
+    executor: str,
+    device: int,
+    num_sms: int,
+    stream: int,
+    priority: str | None = None,
+    ring: StagingRing | None = None,
+) -> CopyTicket: ...
 
 # --- bind_host_memory.cpp
 MAX_PIN_CHUNK_BYTES: int

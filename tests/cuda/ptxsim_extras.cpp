@@ -1,8 +1,42 @@
-// Runtime calls that the simulator leaves out; preloaded beside it. Its streams are never captured.
+// Runtime calls that the simulator leaves out, or answers as no GPU would; preloaded beside it. Its
+// streams are never captured.
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 
-extern "C" __attribute__((visibility("default"))) cudaError_t
-cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+#define API extern "C" __attribute__((visibility("default")))
+
+API cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
   *status = cudaStreamCaptureStatusNone;
   return cudaSuccess;
+}
+
+API cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+
+API cudaError_t cudaStreamGetDevice(cudaStream_t, int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+API cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  *least = 0;
+  *greatest = -5;
+  return cudaSuccess;
+}
+
+API cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority) {
+  if (priority > 0 || priority < -5) return cudaErrorInvalidValue;
+  return cudaStreamCreateWithFlags(stream, flags);
+}
+
+API cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  *attributes = {};
+  return cudaSuccess;
+}
+
+API cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin) return *value = 227 << 10, cudaSuccess;
+  if (attribute == cudaDevAttrPageableMemoryAccess) return *value = 0, cudaSuccess;
+  using Call = cudaError_t (*)(int*, cudaDeviceAttr, int);
+  static const auto next = reinterpret_cast<Call>(dlsym(RTLD_NEXT, "cudaDeviceGetAttribute"));
+  return next(value, attribute, device);
 }

@@ -1,4 +1,5 @@
-// The nvcc-built register kernel against copy_cpu_ref(): on a GPU, or through a simulator of one.
+// The executors on a stream, with the nvcc-built kernels, against copy_cpu_ref(): on a GPU, or
+// through a simulator of one.
 // Usage: test_copy SEED. Prints each failing case with what replays it; exits 0 if there is none.
 #include <cuda_runtime.h>
 
@@ -6,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,12 +24,14 @@ namespace {
 constexpr int64_t kGuardBytes = 64;
 constexpr std::byte kGuard{0xa5}, kPoison{0xee};
 
+const char* const kNames[] = {"sm_reg", "sm_bulk", "ce_batch", "staged"};  // of CudaExecutor
+
 int num_failed = 0;
 
 void expect(bool condition, const char* what, int case_idx) {
   if (condition) return;
   ++num_failed;
-  std::printf("case %d: %s\n", case_idx, what);
+  std::printf("case %d, %s: %s\n", case_idx, kNames[case_idx % 4], what);
 }
 
 // Device or pinned memory with guard bytes around, at an odd place, and its copy on the host.
@@ -98,12 +102,31 @@ CopySet one_part(const CopyParams& part) {
   return set;
 }
 
-// Runs one case on the device; with `bad_side` 0 or 1 an id of that side is out of range.
-void run_case(int case_idx, int bad_side) {
-  Case c = draw_case();
-  const Plan plan = make_plan(c.src, c.dst, c.window, Ascending::kDestination);
-  Buffer src(bytes_of(c.src), pick<int64_t>({0, 0, 4, 8, 3}), draw(0, 1) == 1);
-  Buffer dst(bytes_of(c.dst), pick<int64_t>({0, 0, 4, 8, 5}), draw(0, 1) == 1);
+bool is_kernel(CudaExecutor executor) {
+  return executor == CudaExecutor::kSmReg || executor == CudaExecutor::kSmBulk;
+}
+
+// A case that sm_bulk moves, too, if it must.
+Case draw_case_for(CudaExecutor executor, Plan& plan) {
+  for (;;) {
+    Case drawn = draw_case();
+    plan = make_plan(drawn.src, drawn.dst, drawn.window, Ascending::kDestination);
+    if (executor != CudaExecutor::kSmBulk || plan.align_bytes % 16 == 0) return drawn;
+  }
+}
+
+// Runs one case on the device; with `bad_side` 0 or 1 an id of that side is out of range, which
+// only kernels can meet.
+void run_case(int case_idx, CudaExecutor executor, int bad_side) {
+  Plan plan;
+  Case c = draw_case_for(executor, plan);
+  const auto misalign = [&](int64_t odd) {
+    return executor == CudaExecutor::kSmBulk ? pick<int64_t>({0, 16}) : pick<int64_t>({0, 4, odd});
+  };
+  const int in_pinned = executor == CudaExecutor::kStaged ? static_cast<int>(draw(1, 2))
+                                                          : static_cast<int>(draw(0, 3));
+  Buffer src(bytes_of(c.src), misalign(3), (in_pinned & 1) != 0);
+  Buffer dst(bytes_of(c.dst), misalign(5), (in_pinned & 2) != 0);
   for (auto& value : src.host) value = static_cast<std::byte>(draw(0, 255));
   std::fill(dst.host.begin(), dst.host.end(), kPoison);
   src.upload();
@@ -118,6 +141,7 @@ void run_case(int case_idx, int bad_side) {
   }
   const auto width = [] { return pick({IdWidth::kInt32, IdWidth::kInt64}); };
   const auto place = [&] {
+    if (!is_kernel(executor)) return IdPlace::kHost;
     return bad_side < 0 ? pick({IdPlace::kHost, IdPlace::kDevice}) : IdPlace::kDevice;
   };
   const Ids good_src(c.src_ids, width(), IdPlace::kHost),
@@ -136,9 +160,12 @@ void run_case(int case_idx, int bad_side) {
   std::string raised;
   int64_t moved = -1;
   try {
-    const auto ticket = copy_sm_reg(one_part({plan, src.address(), dst.address(), nullptr, nullptr,
-                                              src_ids.on_either, dst_ids.on_either, count}),
-                                    {0, static_cast<int>(draw(0, 3)), stream});
+    const CudaCopyOptions options{executor,     0,      static_cast<int>(draw(0, 3)), stream,
+                                  std::nullopt, nullptr};
+    const auto ticket =
+        copy_on_stream(one_part({plan, src.address(), dst.address(), nullptr, nullptr,
+                                 src_ids.on_either, dst_ids.on_either, count}),
+                       options);
     ticket->wait();
     expect(ticket->query(), "a ticket that was waited for is not done", case_idx);
     moved = ticket->result();
@@ -164,10 +191,11 @@ void run_case(int case_idx, int bad_side) {
 
 int main(int argc, char** argv) {
   const unsigned seed = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 0;
-  constexpr int kNumCases = 24;
+  constexpr int kNumCases = 32;
   for (int i = 0; i < kNumCases; ++i) {
     rng.seed(seed * 1000 + static_cast<unsigned>(i));
-    run_case(i, i % 4 == 3 ? (i / 4) % 2 : -1);
+    const auto executor = static_cast<CudaExecutor>(i % 4);
+    run_case(i, executor, is_kernel(executor) && i % 3 == 0 ? i % 2 : -1);
   }
   std::printf("test_copy: seed %u, %d cases, %d failed\n", seed, kNumCases, num_failed);
   return num_failed == 0 ? 0 : 1;

@@ -1,4 +1,4 @@
-// The register kernel's loop body on the CPU, for every (block, thread) of a grid: what it reads
+// The kernels' loop bodies on the CPU, for every (block, thread) of a grid: what it reads
 // and writes, counted.
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace hicache {
 
-enum class EmulatedShape { kByRun, kShortRun, kLongRun };
+enum class EmulatedShape { kByRun, kShortRun, kLongRun, kBulk };
 
 struct Emulation {
   int64_t num_workers;

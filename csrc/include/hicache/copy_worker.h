@@ -3,7 +3,7 @@
 // shuffle in it, so the lanes of a worker may also run one after the other.
 #pragma once
 
-#include "hicache/copy_pass.h"
+#include "hicache/copy_kernel.h"
 
 namespace hicache {
 
@@ -18,7 +18,6 @@ struct CopyGuard {
 };
 
 constexpr uint64_t kNoBadPage = ~uint64_t{0};
-enum class CopySide : uint32_t { kSource = 0, kDestination = 1 };
 
 // Position (counted through all parts) above side above value: the minimum is the first. Values
 // past 32 bits saturate.
@@ -109,23 +108,38 @@ HICACHE_HD bool admit(const WorkerArgs& args, uint32_t part, const Unit& unit, i
   return !is_hole && !src_bad && !dst_bad;
 }
 
+// What a worker moves at a time.
+struct Segment {
+  const std::byte* src;
+  std::byte* dst;
+  int32_t num_bytes;  // 0: a hole, or an id out of range
+};
+
+// Unit `unit` of the pass.
+template <class Memory>
+HICACHE_HD Segment segment_of(const WorkerArgs& args, uint32_t unit, bool is_first_lane,
+                              Memory& memory) {
+  const Pass& pass = args.pass;
+  uint32_t part = 0;  // found anew: kept, it would cost a register through the copy
+  while (unit >= pass.unit_ends[part]) ++part;
+  const CopyParams& params = pass.set.parts[part];
+  const Unit at = locate_unit(params.plan, pass.tilings[part], unit - pass.first_unit(part));
+  const int64_t src_page = params.src_ids.at(at.position);
+  const int64_t dst_page = params.dst_ids.at(at.position);
+  if (!admit(args, part, at, src_page, dst_page, is_first_lane, memory)) return {};
+  const RunAddress run = locate_run(params, src_page, dst_page, at.run);
+  return {run.src + at.begin, run.dst + at.begin, static_cast<int32_t>(at.num_bytes)};
+}
+
 // What lane `lane` of worker `worker` does: every num_workers-th unit.
 template <int kLanes, int kUnroll, class Memory>
 HICACHE_HD void run_worker(const WorkerArgs& args, uint32_t worker, uint32_t num_workers,
                            uint32_t lane, Memory& memory) {
-  const Pass& pass = args.pass;
-  const uint32_t num_units = pass.num_units();
+  const uint32_t num_units = args.pass.num_units();
   for (uint32_t i = worker; i < num_units; i += num_workers) {
-    uint32_t part = 0;  // found anew: kept, it would cost a register through the copy
-    while (i >= pass.unit_ends[part]) ++part;
-    const CopyParams& params = pass.set.parts[part];
-    const Unit unit = locate_unit(params.plan, pass.tilings[part], i - pass.first_unit(part));
-    const int64_t src_page = params.src_ids.at(unit.position);
-    const int64_t dst_page = params.dst_ids.at(unit.position);
-    if (!admit(args, part, unit, src_page, dst_page, lane == 0, memory)) continue;
-    const RunAddress at = locate_run(params, src_page, dst_page, unit.run);
-    copy_segment<kLanes, kUnroll>(memory, at.src + unit.begin, at.dst + unit.begin,
-                                  static_cast<int32_t>(unit.num_bytes), static_cast<int32_t>(lane));
+    const Segment segment = segment_of(args, i, lane == 0, memory);
+    copy_segment<kLanes, kUnroll>(memory, segment.src, segment.dst, segment.num_bytes,
+                                  static_cast<int32_t>(lane));
   }
 }
 
@@ -139,16 +153,5 @@ struct ShortRunShape {
 struct LongRunShape {
   static constexpr int kLanes = 32, kUnroll = 8, kThreads = 512;
 };
-
-// A launch has one shape: that of the runs with most of the bytes.
-inline bool has_short_runs(const CopySet& set) {
-  int64_t short_bytes = 0, all_bytes = 0;
-  for (uint32_t part = 0; part < set.num_parts; ++part) {
-    const int64_t num_bytes = set.parts[part].num_positions * page_bytes(set.parts[part].plan);
-    all_bytes += num_bytes;
-    if (set.parts[part].plan.run_bytes <= kShortRun) short_bytes += num_bytes;
-  }
-  return 2 * short_bytes > all_bytes;
-}
 
 }  // namespace hicache

@@ -1,0 +1,74 @@
+"""Who moves the pages of a PlanSet: the executors by name, and what they can be told."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+from hicache_ext import _C
+from hicache_ext.cuda_copy import CUDA_EXECUTORS, Priority, StagingRing, start_on_stream
+from hicache_ext.errors import LayoutError
+from hicache_ext.plan_set import PlanSet
+from hicache_ext.profile import copy_ranges
+from hicache_ext.ticket import Ticket
+
+CPU_EXECUTORS = ("cpu_ref", "cpu")
+EXECUTORS = ("auto", *CPU_EXECUTORS, *CUDA_EXECUTORS)
+
+
+@dataclass(frozen=True)
+class CopyOptions:
+    """What a copy can be told besides its parts; see copy_pages."""
+
+    stream: Any = None
+    num_sms: int | None = None
+    num_threads: int | None = None
+    priority: Priority | None = None
+    staging: StagingRing | None = None
+
+    def __post_init__(self) -> None:
+        _require_count("num_sms", self.num_sms)
+        _require_count("num_threads", self.num_threads)
+        if self.priority is not None and not isinstance(self.priority, Priority):
+            raise LayoutError(f"priority={self.priority!r} is no Priority")
+        if self.staging is not None and not isinstance(self.staging, StagingRing):
+            raise LayoutError(f"staging={self.staging!r} is no StagingRing")
+
+
+def _require_count(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise LayoutError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def start(executor: str, parts: PlanSet, options: CopyOptions) -> Ticket:
+    """Starts the copy on the executor of that name; "auto" lets choose() name it."""
+    if executor not in EXECUTORS:
+        raise LayoutError(f"executor {executor!r} is none of {', '.join(EXECUTORS)}")
+    chosen = choose(parts, options) if executor == "auto" else executor
+    if chosen in CUDA_EXECUTORS:
+        return start_on_stream(
+            chosen, parts, options.stream, options.num_sms, options.priority, options.staging
+        )
+    if parts.gpu is not None:
+        raise LayoutError(f"executor {chosen} cannot reach a buffer on {parts.gpu.device}")
+    return _copy_on_cpu(chosen, parts, options.num_threads)
+
+
+def choose(parts: PlanSet, options: CopyOptions) -> str:
+    """The executor that "auto" means for this copy."""
+    return "cpu" if parts.gpu is None else "sm_reg"
+
+
+def _copy_on_cpu(executor: str, parts: PlanSet, num_threads: int | None) -> Ticket:
+    parts.wait_for_copies()
+    with copy_ranges(executor, parts.direction, parts) as ranges:
+        num_bytes = _C.copy_on_cpu(
+            parts.native,
+            reference=executor == "cpu_ref",
+            num_threads=num_threads or 0,
+            isa="auto",
+        )
+    return Ticket(num_bytes, (parts,), ranges=ranges)
