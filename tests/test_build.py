@@ -163,28 +163,34 @@ print("loaded", *sorted(name for name in dir(module) if name[0] != "_"))
 """
 
 
-def load_with_torch(*kinds: str, prelude: str = "", **env: str) -> str:
+def load_with_torch(folder: Path, *sources: str, prelude: str = "", **env: str) -> str:
     """Build in a kept folder, so that only the first run of a checkout compiles."""
-    folder = ROOT / "build" / "-".join(["load", *kinds])
     folder.mkdir(parents=True, exist_ok=True)
-    return run(sys.executable, "-c", prelude + LOAD, ROOT, folder, *read_sources(*kinds), env=env)
+    return run(sys.executable, "-c", prelude + LOAD, ROOT, folder, *sources, env=env)
 
 
 def test_cpp_extension_load_builds_the_same_sources() -> None:
     """The CPU part; it offers what the installed module offers, but for the CUDA part of that."""
-    names = set(load_with_torch("cpu").split("loaded ")[1].split())
+    folder = ROOT / "build/load-cpu"
+    sources = load_setup().unite_bindings(read_sources("cpu"), folder)  # to be done sooner
+    names = set(load_with_torch(folder, *sources).split("loaded ")[1].split())
     assert {"with_cuda", "make_plan", "page_keys"} <= names <= set(dir(_C))
     assert _C.with_cuda or names == {name for name in dir(_C) if name[0] != "_"}
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_cpp_extension_load_with_cuda() -> None:
+    """Every source by itself, as the list has them: each bindings file includes what it uses."""
     home = load_setup().select_cuda()
     if home is None:
         pytest.skip("no nvcc of 12.8 or later")
     # A CPU-only torch looks for no toolkit, whatever the environment says.
     prelude = f"import torch.utils.cpp_extension as e; e.CUDA_HOME = {str(home)!r}\n"
-    assert "loaded" in load_with_torch("cpu", "cuda", prelude=prelude, TORCH_CUDA_ARCH_LIST="9.0")
+    sources = read_sources("cpu", "cuda")
+    env = {"TORCH_CUDA_ARCH_LIST": "9.0"}
+    said = load_with_torch(ROOT / "build/load-cpu-cuda", *sources, prelude=prelude, **env)
+    assert "loaded" in said
 
 
 @pytest.mark.long

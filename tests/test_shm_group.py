@@ -256,7 +256,15 @@ def test_stopped_process_is_late_and_not_dead(name):
     rank.kill()
 
 
-def test_interrupt_reaches_a_waiting_rank(name):
+@pytest.fixture
+def interrupts():
+    """Python's own handler: a suite that is started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_reaches_a_waiting_rank(name, interrupts):
     first, _second = enter(name)
     first.issue(LANES)
     timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
