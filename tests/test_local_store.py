@@ -230,9 +230,9 @@ def test_something_else_in_a_file_s_place_is_a_miss(
     root: Path, tmp_path, suffix: str, what: str
 ) -> None:
     writer = open_store(root)
-    put(writer, [1])
+    put(writer, [1, 7, 8, 9])
     writer.close()
-    path, elsewhere = only(root, suffix), tmp_path / "elsewhere"
+    path, elsewhere = only(root, suffix), tmp_path / ("e" * 200)  # a link as long as an index
     content = path.read_bytes()
     path.rename(elsewhere)
     if what == "folder":

@@ -1,5 +1,8 @@
 """LocalStores that share a folder: what one writes, removes and clears, the others see."""
 
+import errno
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from store_tools import (
 )
 from test_local_store_crash import NUM_KEYS, WRITE_FOR_EVER, start
 
+from hicache_ext.errors import StorageError
 from hicache_ext.storage import segment
 
 
@@ -140,6 +144,56 @@ def test_a_clear_between_look_up_and_read_is_a_plain_miss(root: Path, monkeypatc
     assert store.stats()["num_read_errors"] == store.stats()["num_corrupt_pages"] == 0
     assert not files(root, "index"), "tombstones for pages that are gone"
     assert put(store, [1]) == [True] and get(store, 1) == page_of(1)
+
+
+def test_a_clear_that_fails_half_way_has_cleared(root: Path, monkeypatch) -> None:
+    """The index goes first: what is left is collected at the next open."""
+    store, real, names = open_store(root), os.unlink, []
+
+    def only_one(name, **kwargs):
+        names.append(name)
+        if len(names) > 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(name, **kwargs)
+
+    put(store, [1])
+    monkeypatch.setattr(os, "unlink", only_one)
+    with pytest.raises(StorageError, match=f"store {root}: clear: .*Input/output error"):
+        store.clear()
+    monkeypatch.undo()
+    for other in (store, open_store(root)):
+        assert other.exists("full", [key_of(1)]) == [False]
+    assert not files(root, "index") and not files(root, "pages")
+
+
+def test_a_segment_whose_writer_appended_until_a_moment_ago(root: Path, monkeypatch) -> None:
+    """Adopted behind what it holds by now, not by when it was looked at."""
+    other, store, real = open_store(root), open_store(root), segment.adopt_segment
+    put(other, [1])
+
+    def appended_first(*args):
+        put(other, [2])
+        other.close()
+        return real(*args)
+
+    monkeypatch.setattr("hicache_ext.storage.local_pool.adopt_segment", appended_first)
+    assert put(store, [3]) == [True]
+    assert len(files(root, "index")) == 1
+    assert get_all(open_store(root), [1, 2, 3]) == [page_of(i) for i in (1, 2, 3)]
+
+
+def test_a_new_segment_that_is_collected_before_it_is_locked(root: Path, monkeypatch) -> None:
+    """Another store took the empty file for a dead writer's: a new one is begun."""
+    store, real = open_store(root), fcntl.flock
+
+    def collected_first(fd, how):
+        monkeypatch.undo()
+        only(root, "index").unlink()
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", collected_first)
+    assert put(store, [1]) == [True]
+    assert get(open_store(root), 1) == page_of(1)
 
 
 def test_a_write_does_not_believe_its_memory(root: Path) -> None:

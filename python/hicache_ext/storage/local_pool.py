@@ -106,10 +106,12 @@ class LocalPool:
         """Remove every segment; OSError if that is refused."""
         with self._append_lock:
             self._let_go()
-            for segment in segments_in(self._dir_fd):
-                remove_segment(self._dir_fd, segment)
-            with self._lock:
-                self._catalog.follow()
+            try:
+                for segment in segments_in(self._dir_fd):
+                    remove_segment(self._dir_fd, segment)
+            finally:
+                with self._lock:
+                    self._catalog.follow()
 
     def close(self) -> None:
         self._let_go()
