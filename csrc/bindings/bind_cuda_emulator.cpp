@@ -13,13 +13,12 @@ namespace {
 std::shared_ptr<CudaEmulator> make_emulator(uint32_t seed, int num_devices, int num_sms,
                                             int compute_major, int max_shared_bytes,
                                             bool reads_pageable, bool has_batches,
-                                            int64_t fail_call, int64_t fail_work) {
+                                            int64_t fail_work) {
   return std::make_shared<CudaEmulator>(
       EmulatorOptions{seed,
                       num_devices,
                       {num_sms, compute_major, max_shared_bytes, reads_pageable},
                       has_batches,
-                      fail_call,
                       fail_work});
 }
 
@@ -30,7 +29,7 @@ Registrar registrar([](py::module_& m) {
       .def(py::init(&make_emulator), py::kw_only(), py::arg("seed") = 0, py::arg("num_devices") = 1,
            py::arg("num_sms") = 8, py::arg("compute_major") = 9,
            py::arg("max_shared_bytes") = 227 * 1024, py::arg("reads_pageable") = false,
-           py::arg("has_batches") = true, py::arg("fail_call") = -1, py::arg("fail_work") = -1)
+           py::arg("has_batches") = true, py::arg("fail_work") = -1)
       .def("install",
            [](std::shared_ptr<CudaEmulator> emulator) { replace_cuda_api(std::move(emulator)); })
       .def("uninstall", [](CudaEmulator&) { replace_cuda_api(nullptr); })
@@ -61,7 +60,7 @@ Registrar registrar([](py::module_& m) {
       .def("run_all", &CudaEmulator::run_all)
       .def("take_calls", &CudaEmulator::take_calls)
       .def_property_readonly("num_pending", &CudaEmulator::num_pending)
-      .def_property_readonly("num_calls", &CudaEmulator::num_calls);
+      .def("fail_call_after", &CudaEmulator::fail_call_after);
 });
 
 }  // namespace

@@ -41,7 +41,7 @@ CudaEmulator::~CudaEmulator() { drop_resources(); }
 
 void CudaEmulator::note(const std::string& call) {
   calls_.push_back(call);
-  HICACHE_CHECK(kCuda, num_calls_++ != options_.fail_call, call, ": emulated failure");
+  HICACHE_CHECK(kCuda, calls_to_failure_-- != 0, call, ": emulated failure");
 }
 
 const std::pair<std::byte* const, CudaEmulator::Memory>* CudaEmulator::memory_at(
@@ -90,9 +90,9 @@ int64_t CudaEmulator::num_pending() {
   return streams_.num_pending();
 }
 
-int64_t CudaEmulator::num_calls() {
+void CudaEmulator::fail_call_after(int64_t num_calls) {
   std::lock_guard lock(mutex_);
-  return num_calls_;
+  calls_to_failure_ = num_calls;
 }
 
 // The runtime's calls.
@@ -120,7 +120,7 @@ CudaStream CudaEmulator::create_stream(StreamPriority priority) {
 
 int CudaEmulator::device_of(CudaStream stream) {
   std::lock_guard lock(mutex_);
-  return stream == nullptr ? current_device_ : streams_.device_of(stream);
+  return reinterpret_cast<uintptr_t>(stream) <= 1 ? current_device_ : streams_.device_of(stream);
 }
 
 bool CudaEmulator::is_capturing(CudaStream stream) {
@@ -256,10 +256,12 @@ bool CudaEmulator::copy_batch(const CopyBatch& batch, CudaStream stream) {
 
 void CudaEmulator::preload(CopyKernel) {}
 
-void CudaEmulator::require_readable(const void* address) {
+void CudaEmulator::require_readable(const void* address, size_t alignment) {
   if (address == nullptr) return;
   HICACHE_CHECK(kCuda, memory_at(address) != nullptr || options_.traits.reads_pageable,
                 "launch: illegal access to ", address);
+  HICACHE_CHECK(kCuda, reinterpret_cast<uintptr_t>(address) % alignment == 0,
+                "launch: misaligned address ", address);
 }
 
 void CudaEmulator::launch(CopyKernel kernel, const WorkerArgs& args, const CopyGrid& grid,
@@ -268,13 +270,13 @@ void CudaEmulator::launch(CopyKernel kernel, const WorkerArgs& args, const CopyG
   std::lock_guard lock(mutex_);
   note(std::string("launch ") + names[static_cast<int>(kernel)] + " stream=" + show(stream) +
        " blocks=" + std::to_string(grid.num_blocks));
-  require_readable(args.guard);
+  require_readable(args.guard, alignof(CopyGuard));
   for (uint32_t i = 0; i < args.pass.set.num_parts; ++i) {
     const CopyParams& part = args.pass.set.parts[i];
-    for (const void* address :
-         {part.src_ids.data, part.dst_ids.data, static_cast<const void*>(part.src_planes),
-          static_cast<const void*>(part.dst_planes)})
-      require_readable(address);
+    for (const PageIds& ids : {part.src_ids, part.dst_ids})
+      require_readable(ids.data, static_cast<size_t>(ids.width));
+    for (const uint64_t* planes : {part.src_planes, part.dst_planes})
+      require_readable(planes, sizeof(uint64_t));
   }
   streams_.enqueue(stream, [=] {
     HostAccess memory;

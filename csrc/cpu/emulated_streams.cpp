@@ -46,7 +46,9 @@ CudaEvent EmulatedStreams::make_event() {
 }
 
 EmulatedStreams::Stream& EmulatedStreams::at(CudaStream stream) {
-  const auto found = streams_.find(stream);
+  // 1 is cudaStreamLegacy, another name of NULL.
+  const bool is_legacy = reinterpret_cast<uintptr_t>(stream) == 1;
+  const auto found = streams_.find(is_legacy ? nullptr : stream);
   HICACHE_CHECK(kCuda, found != streams_.end(), "no such stream: ", show(stream));
   return found->second;
 }

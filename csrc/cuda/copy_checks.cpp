@@ -5,6 +5,7 @@
 
 #include "copy_executors.h"
 #include "hicache/check.h"
+#include "staged_plan.h"
 
 namespace hicache {
 namespace {
@@ -71,6 +72,16 @@ void require_host_ids(const char* executor, const CopySet& set) {
                     " lie on the device");
 }
 
+void require_room(const CopySet& set, const StagingRing* ring) {
+  const size_t slot_bytes = ring == nullptr ? kStagingBytes / kNumSlots : ring->slot_bytes();
+  for (uint32_t i = 0; i < set.num_parts; ++i) {
+    const int64_t num_bytes = packed_stride(set.parts[i].plan);
+    HICACHE_CHECK(kLayout, static_cast<size_t>(num_bytes) <= slot_bytes, "a page of part=", i,
+                  " takes ", num_bytes, " bytes, and a slot of the staging memory has ",
+                  slot_bytes);
+  }
+}
+
 CopySide host_side_of(const Places& places) {
   const bool to_host = !places.src_on_host && !places.dst_on_device;
   const bool to_device = !places.src_on_device && !places.dst_on_host;
@@ -96,6 +107,7 @@ void check_executor(const CopySet& set, const CudaCopyOptions& options, const Pl
       HICACHE_CHECK(kCuda, options.ring == nullptr || options.ring->device() == options.device,
                     "the staging memory lies on cuda:", options.ring->device(),
                     ", the copy runs on cuda:", options.device);
+      require_room(set, options.ring.get());
       checked.host_side = host_side_of(places);
   }
 }

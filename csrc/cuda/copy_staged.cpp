@@ -6,7 +6,6 @@
 
 #include "copy_dma.h"
 #include "copy_executors.h"
-#include "hicache/check.h"
 #include "staged_plan.h"
 
 namespace hicache {
@@ -47,14 +46,14 @@ class StagedCopy {
         device_side_(job.host_side == CopySide::kSource ? CopySide::kDestination
                                                         : CopySide::kSource) {
     parts_.reserve(job.set.num_parts);  // the upload keeps addresses of parts
-    for (uint32_t i = 0; i < job.set.num_parts; ++i) add_part(job.set.parts[i], i);
+    for (uint32_t i = 0; i < job.set.num_parts; ++i) add_part(job.set.parts[i]);
   }
 
   void send(Upload& upload);
   void run();
 
  private:
-  void add_part(CopyParams part, uint32_t part_idx);
+  void add_part(CopyParams part);
   void add_to_chunk(const StagedPart& part, size_t begin, size_t count);
   void run_chunk();
   void run_kernel();
@@ -72,12 +71,10 @@ class StagedCopy {
   size_t used_bytes_ = 0;  // of the slot
 };
 
-void StagedCopy::add_part(CopyParams part, uint32_t part_idx) {
+void StagedCopy::add_part(CopyParams part) {
   const StagedPlan plan = stage_plan(part.plan, job_.host_side);
-  HICACHE_CHECK(kLayout, plan.page_stride <= static_cast<int64_t>(ring_.slot_bytes()),
-                "staged: a page of part=", part_idx, " takes ", plan.page_stride,
-                " bytes, and a slot of the staging memory has ", ring_.slot_bytes());
-  StagedPart& staged = parts_.emplace_back(StagedPart{part, part, plan.page_stride, {}, {}});
+  StagedPart& staged =
+      parts_.emplace_back(StagedPart{part, part, packed_stride(part.plan), {}, {}});
   staged.kernel.plan = plan.kernel;
   staged.dma.plan = plan.dma;
   put_packed(staged.kernel, job_.host_side, nullptr, {});
@@ -86,8 +83,8 @@ void StagedCopy::add_part(CopyParams part, uint32_t part_idx) {
     staged.device_ids.push_back(ids_of(part, device_side_).at(i));
     staged.host_ids.push_back(ids_of(part, job_.host_side).at(i));
   }
-  const size_t most =
-      std::min(ring_.slot_bytes() / static_cast<size_t>(plan.page_stride), staged.host_ids.size());
+  const size_t most = std::min(ring_.slot_bytes() / static_cast<size_t>(packed_stride(part.plan)),
+                               staged.host_ids.size());
   if (most > packed_ids_.size()) packed_ids_.resize(most);
 }
 

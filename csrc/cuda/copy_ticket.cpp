@@ -19,12 +19,6 @@ int num_sms_of(const CudaCopyOptions& options, const DeviceTraits& traits, bool 
   return with_host ? 4 : std::max(1, traits.num_sms / 4);
 }
 
-void require_device(CudaApi& cuda, int device) {
-  const int num_devices = cuda.num_devices();
-  HICACHE_CHECK(kCuda, device >= 0 && device < num_devices, "device=", device,
-                " num_devices=", num_devices);
-}
-
 class StreamTicket final : public CopyTicket {
  public:
   StreamTicket(std::shared_ptr<CudaApi> cuda, const CopySet& set, const CudaCopyOptions& options)
@@ -64,7 +58,7 @@ class StreamTicket final : public CopyTicket {
     wait();
     if (checked_.has_host_ids) return checked_.num_bytes;
     CopyGuard guard;
-    std::memcpy(&guard, upload_.first(), sizeof(guard));
+    std::memcpy(&guard, upload_.fetched(), sizeof(guard));
     if (guard.first_bad != kNoBadPage) raise_bad_page(guard.first_bad);
     return static_cast<int64_t>(guard.num_bytes);
   }
@@ -113,7 +107,7 @@ class StreamTicket final : public CopyTicket {
     enqueue_kernel(cuda_, {kernel, on_device, guard, options_.device,
                            num_sms_of(options_, checked_.traits, checked_.with_host),
                            checked_.traits.max_shared_bytes, stream_});
-    if (guard != nullptr) upload_.fetch_first(cuda_, sizeof(CopyGuard), stream_);
+    if (guard != nullptr) upload_.fetch_first(cuda_, stream_);
   }
 
   void stage() {

@@ -42,7 +42,8 @@ void Upload::send(CudaApi& cuda, CudaStream stream) {
   size_t num_bytes = 0;
   for (const Item& item : items_) num_bytes += align16(item.num_bytes);
   if (num_bytes == 0) return;
-  block_ = resources_.take_block(device_, num_bytes);
+  fetched_at_ = num_bytes;
+  block_ = resources_.take_block(device_, num_bytes + align16(items_.front().num_bytes));
   size_t at = 0;
   for (const Item& item : items_) {
     std::memcpy(block_.pinned + at, item.data, item.num_bytes);
@@ -52,8 +53,8 @@ void Upload::send(CudaApi& cuda, CudaStream stream) {
   cuda.copy(block_.device, block_.pinned, num_bytes, stream);
 }
 
-void Upload::fetch_first(CudaApi& cuda, size_t num_bytes, CudaStream stream) {
-  cuda.copy(block_.pinned, block_.device, num_bytes, stream);
+void Upload::fetch_first(CudaApi& cuda, CudaStream stream) {
+  cuda.copy(block_.pinned + fetched_at_, block_.device, items_.front().num_bytes, stream);
 }
 
 }  // namespace hicache

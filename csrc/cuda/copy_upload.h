@@ -26,9 +26,10 @@ class Upload {
   void add_planes(CopyParams& part);
 
   void send(CudaApi& cuda, CudaStream stream);
-  // What was added first comes back, and can be read once the stream is there.
-  void fetch_first(CudaApi& cuda, size_t num_bytes, CudaStream stream);
-  const std::byte* first() const { return block_.pinned; }
+  // What was added first comes back, and can be read once the stream is there. Not to where it came
+  // from: a graph sends it again at each replay.
+  void fetch_first(CudaApi& cuda, CudaStream stream);
+  const std::byte* fetched() const { return block_.pinned + fetched_at_; }
 
  private:
   struct Item {
@@ -41,6 +42,7 @@ class Upload {
   int device_;
   std::vector<Item> items_;
   UploadBlock block_;
+  size_t fetched_at_ = 0;
 };
 
 }  // namespace hicache

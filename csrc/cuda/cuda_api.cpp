@@ -24,6 +24,12 @@ CudaApi::CudaApi() : resources_(std::make_unique<CopyResources>(*this)) {}
 CudaApi::~CudaApi() = default;
 void CudaApi::drop_resources() { resources_.reset(); }
 
+void require_device(CudaApi& cuda, int device) {
+  const int num_devices = cuda.num_devices();
+  HICACHE_CHECK(kCuda, device >= 0 && device < num_devices, "device=", device,
+                " num_devices=", num_devices);
+}
+
 DeviceScope::DeviceScope(CudaApi& cuda, int device)
     : cuda_(cuda), before_(cuda.set_device(device)) {}
 

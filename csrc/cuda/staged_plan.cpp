@@ -57,7 +57,7 @@ void merge_into_run(Plan& plan) {
   uint32_t num_merged = 0;
   for (; num_merged < plan.num_axes; ++num_merged) {
     const Axis& axis = plan.axes[num_merged];
-    if (axis.src_planes != 0 || axis.src_stride != plan.run_bytes) break;
+    if (axis.src_stride != plan.run_bytes) break;  // 0 where a plane table tells steps apart
     plan.run_bytes *= axis.extent;
     plan.runs_per_page /= axis.extent;
     plan.run_bits |= plan.axis_bits[num_merged];
@@ -69,19 +69,22 @@ void merge_into_run(Plan& plan) {
 
 }  // namespace
 
+int64_t packed_stride(const Plan& plan) {
+  return (page_bytes(plan) + kPackedAlign - 1) / kPackedAlign * kPackedAlign;
+}
+
 StagedPlan stage_plan(const Plan& plan, CopySide host) {
   const bool is_mirrored = host == CopySide::kDestination;
   Plan from_host = is_mirrored ? mirrored(plan) : plan;
   sort_by_source(from_host);
-  const int64_t page_stride = (page_bytes(plan) + kPackedAlign - 1) / kPackedAlign * kPackedAlign;
+  const int64_t page_stride = packed_stride(plan);
 
   Plan dma = from_host;
   pack_destination(dma, page_stride);
   Plan kernel = mirrored(from_host);  // device -> host
   pack_destination(kernel, page_stride);
   merge_into_run(dma);
-  return is_mirrored ? StagedPlan{kernel, mirrored(dma), page_stride}
-                     : StagedPlan{mirrored(kernel), dma, page_stride};
+  return is_mirrored ? StagedPlan{kernel, mirrored(dma)} : StagedPlan{mirrored(kernel), dma};
 }
 
 }  // namespace hicache

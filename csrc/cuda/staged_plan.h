@@ -7,10 +7,12 @@
 namespace hicache {
 
 struct StagedPlan {
-  Plan kernel;          // its host side is the staging buffer
-  Plan dma;             // its device side is
-  int64_t page_stride;  // bytes between two packed pages
+  Plan kernel;  // its host side is the staging buffer
+  Plan dma;     // its device side is
 };
+
+// Bytes between two packed pages.
+int64_t packed_stride(const Plan& plan);
 
 // The packed page has the bytes in the order in which they lie on the host, so that the runs of
 // the DMA are as long as the host's layout allows.

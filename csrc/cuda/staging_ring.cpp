@@ -19,6 +19,7 @@ StagingRing::StagingRing(std::shared_ptr<CudaApi> cuda, int device, std::byte* m
       slot_bytes_(num_bytes / kNumSlots / kSlotAlign * kSlotAlign) {
   HICACHE_CHECK(kLayout, slot_bytes_ > 0, "staging memory of ", num_bytes,
                 " bytes is too small: ", kNumSlots, " slots of at least ", kSlotAlign);
+  require_device(*cuda_, device);
   const DeviceScope scope(*cuda_, device);
   try {
     if (memory == nullptr) memory = own_memory_ = cuda_->allocate_device(num_bytes);

@@ -97,6 +97,9 @@ class CudaApi {
   std::unique_ptr<CopyResources> resources_;
 };
 
+// Throws Error(kCuda) where there is no driver or no such device.
+void require_device(CudaApi& cuda, int device);
+
 // The current device of this thread, for as long as the scope lives.
 class DeviceScope {
  public:

@@ -22,7 +22,6 @@ struct EmulatorOptions {
   int num_devices;
   DeviceTraits traits;
   bool has_batches;
-  int64_t fail_call;  // this call, counted from 0, raises; -1: none does
   int64_t fail_work;  // this piece of work fails when it runs, and is told by the next wait
 };
 
@@ -39,7 +38,7 @@ class CudaEmulator final : public CudaApi {
   void run_all();
   std::vector<std::string> take_calls();
   int64_t num_pending();
-  int64_t num_calls();
+  void fail_call_after(int64_t num_calls);  // the call after so many more raises
 
   int num_devices() override;
   int set_device(int device) override;
@@ -77,13 +76,13 @@ class CudaEmulator final : public CudaApi {
   const std::pair<std::byte* const, Memory>* memory_at(const void* address);
   std::byte* allocate(size_t num_bytes, MemoryKind kind);
   void require_copyable(const void* address, size_t num_bytes);
-  void require_readable(const void* address);
+  void require_readable(const void* address, size_t alignment);
 
   EmulatorOptions options_;
   std::mutex mutex_;
   std::mt19937 rng_;  // of the order inside of a batch
   int current_device_ = 0;
-  int64_t num_calls_ = 0;
+  int64_t calls_to_failure_ = -1;
   std::vector<std::string> calls_;
   EmulatedStreams streams_;
   std::map<std::byte*, Memory, std::less<>> memory_;
