@@ -32,7 +32,8 @@ from benchmarks.gpu_sweep import Case, as_rows, plot, regret, sweep
 from hicache_ext import _C
 
 CONFORMANCE = "tests/test_copy_conformance.py"
-SANITIZED = "(test_sets or test_odd) and (sm_reg or sm_bulk or staged)"  # what has kernels
+# What has kernels, and runs them on a GPU.
+SANITIZED = "(test_sets or test_odd) and (sm_reg or sm_bulk or staged) and not emulated"
 RUN_SIZES = [256 << i for i in range(14)]  # 256 B to 2 MiB
 PAGE_COUNTS = [1, 16, 256, 4096]
 ARENA_BYTES = 512 << 20

@@ -81,7 +81,8 @@ def run_on_stream(
 ) -> int:
     """Source or destination in pinned host memory or both on the GPU, ids where they may be."""
     on_host = rng.choice(["source", "target"] if name == "staged" else ["source", "target", "none"])
-    id_kinds = [list, np.asarray, *([memory.to_device] if name.startswith("sm_") else [])]
+    reads_device_ids = name.startswith("sm_") or name == "auto"
+    id_kinds = [list, np.asarray, *([memory.to_device] if reads_device_ids else [])]
     homes = []
     for side, arena in (("source", case.source_arena), ("target", case.target_arena)):
         homes.append(memory.pin(arena.copy()) if side == on_host else memory.to_device(arena))
@@ -142,8 +143,8 @@ EXECUTORS = (
     emulated("short_run"),
     emulated("long_run"),
     emulated("bulk"),
-    *(on_emulated_gpu(name) for name in CUDA_NAMES),
-    *(on_gpu(name) for name in CUDA_NAMES),
+    *(on_emulated_gpu(name) for name in (*CUDA_NAMES, "auto")),
+    *(on_gpu(name) for name in (*CUDA_NAMES, "auto")),
 )
 
 

@@ -106,6 +106,12 @@ int CudaEmulator::set_device(int device) {
 
 DeviceTraits CudaEmulator::traits(int) { return options_.traits; }
 
+DeviceIdentity CudaEmulator::identity(int device) {
+  const std::string number = std::to_string(device);
+  return {"GPU-emulated-" + number,           "emulated-" + number,    0,
+          options_.traits.compute_major * 10, options_.traits.num_sms, false};
+}
+
 MemoryPlace CudaEmulator::place_of(const void* address) {
   std::lock_guard lock(mutex_);
   const auto* const memory = memory_at(address);

@@ -1,4 +1,6 @@
 // The CUDA runtime behind CudaApi.
+#include <cstdio>
+
 #include "copy_kernels.h"
 #include "hicache/copy_ring.h"
 #include "hicache/cuda_api.h"
@@ -11,6 +13,18 @@ int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
   HICACHE_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
   return value;
+}
+
+std::string uuid_text(const cudaUUID_t& uuid) {
+  std::string text = "GPU";
+  for (size_t i = 0; i < sizeof(uuid.bytes); ++i) {
+    char byte[4];
+    const bool starts_group = i == 0 || i == 4 || i == 6 || i == 8 || i == 10;
+    std::snprintf(byte, sizeof(byte), starts_group ? "-%02x" : "%02x",
+                  static_cast<unsigned char>(uuid.bytes[i]));
+    text += byte;
+  }
+  return text;
 }
 
 // An allocation inside of a capture is refused, or ends the capture, unless this thread has said
@@ -76,6 +90,21 @@ class CudaRuntime final : public CudaApi {
             attribute(cudaDevAttrComputeCapabilityMajor, device),
             attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
             attribute(cudaDevAttrPageableMemoryAccess, device) != 0};
+  }
+
+  DeviceIdentity identity(int device) override {
+    cudaDeviceProp properties{};
+    HICACHE_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+    char pci_bus_id[32] = {};
+    HICACHE_CUDA_CHECK(cudaDeviceGetPCIBusId(pci_bus_id, sizeof(pci_bus_id), device));
+    int driver_version = 0;
+    HICACHE_CUDA_CHECK(cudaDriverGetVersion(&driver_version));
+    return {uuid_text(properties.uuid),
+            pci_bus_id,
+            driver_version,
+            properties.major * 10 + properties.minor,
+            properties.multiProcessorCount,
+            attribute(cudaDevAttrPageableMemoryAccessUsesHostPageTables, device) != 0};
   }
 
   MemoryPlace place_of(const void* address) override {

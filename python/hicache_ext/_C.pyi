@@ -172,6 +172,22 @@ def copy_on_stream(
     ring: StagingRing | None = None,
 ) -> CopyTicket: ...
 
+# --- bind_cuda_device.cpp
+class DeviceIdentity:
+    uuid: str
+    pci_bus_id: str
+    driver_version: int
+    sm_version: int
+    num_sms: int
+    is_coherent: bool
+
+def device_identity(device: int) -> DeviceIdentity: ...
+
+class DeviceScratch:
+    address: int
+    stream: int
+    def __init__(self, *, device: int, num_bytes: int) -> None: ...
+
 # --- bind_host_memory.cpp
 MAX_PIN_CHUNK_BYTES: int
 

@@ -75,21 +75,26 @@ def device_idx(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 
 
+def stream_of(parts: PlanSet, stream: Any) -> tuple[int, int]:
+    """(GPU of the copy, handle of `stream` or else of the framework's current one)."""
+    if parts.gpu is None:
+        return 0, 0 if stream is None else stream_handle(stream, 0)
+    device = device_idx(parts.gpu.device)
+    if stream is None:
+        return device, current_stream(parts.gpu.array, device)
+    return device, stream_handle(stream, device)
+
+
 def start_on_stream(
     executor: str,
     parts: PlanSet,
     stream: Any,
-    num_sms: int | None,
-    priority: Priority | None,
-    staging: StagingRing | None,
+    num_sms: int | None = None,
+    priority: Priority | None = None,
+    staging: StagingRing | None = None,
 ) -> Ticket:
     """Enqueues the copy; see copy_pages."""
-    gpu = parts.gpu
-    device = 0 if gpu is None else device_idx(gpu.device)
-    if stream is not None:
-        handle = stream_handle(stream, device)
-    else:
-        handle = 0 if gpu is None else current_stream(gpu.array, device)
+    device, handle = stream_of(parts, stream)
     if not _C.is_capturing(device, handle):  # a graph has no place for waits on what runs now
         parts.wait_for_copies(handle)
     with copy_ranges(executor, parts.direction, parts) as ranges:

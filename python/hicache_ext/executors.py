@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from hicache_ext import _C
-from hicache_ext.cuda_copy import CUDA_EXECUTORS, Priority, StagingRing, start_on_stream
+from hicache_ext.auto import choose_executor
+from hicache_ext.cuda_copy import CUDA_EXECUTORS, Priority, StagingRing, start_on_stream, stream_of
 from hicache_ext.errors import LayoutError
 from hicache_ext.plan_set import PlanSet
 from hicache_ext.profile import copy_ranges
 from hicache_ext.ticket import Ticket
 
+_LEGACY_STREAMS = (0, 1)  # nullptr and cudaStreamLegacy
 CPU_EXECUTORS = ("cpu_ref", "cpu")
 EXECUTORS = ("auto", *CPU_EXECUTORS, *CUDA_EXECUTORS)
 
@@ -59,7 +61,11 @@ def start(executor: str, parts: PlanSet, options: CopyOptions) -> Ticket:
 
 def choose(parts: PlanSet, options: CopyOptions) -> str:
     """The executor that "auto" means for this copy."""
-    return "cpu" if parts.gpu is None else "sm_reg"
+    if parts.gpu is None:
+        return "cpu"  # as cost.choose() says of every copy between host memories
+    device, stream = stream_of(parts, options.stream)
+    is_legacy = stream in _LEGACY_STREAMS and options.priority is None
+    return choose_executor(parts, device, stream, num_sms=options.num_sms, on_null_stream=is_legacy)
 
 
 def _copy_on_cpu(executor: str, parts: PlanSet, num_threads: int | None) -> Ticket:

@@ -111,8 +111,14 @@ class PlanSet:
                 known = None if isinstance(ids, _C.IdArray) else ids
                 self._accesses.append((buffer.hazards, known, access))
 
-    def work(self, num_threads: int | None = None, num_sms: int | None = None) -> Work:
-        """The copy as its cost depends on it, on a stream of its own."""
+    def work(
+        self,
+        *,
+        num_threads: int | None = None,
+        num_sms: int | None = None,
+        on_null_stream: bool = False,
+    ) -> Work:
+        """The copy as its cost depends on it."""
         direction, facts = self.direction, self.native.facts
         num_device_lists = sum(part.num_device_id_lists for part in facts)
         parts = [
@@ -129,6 +135,7 @@ class PlanSet:
             num_sms=num_sms,
             has_host_ids=num_device_lists < 2 * len(facts),
             has_device_ids=num_device_lists > 0,
+            on_null_stream=on_null_stream,
         )
 
     def _native_ids(self, side: str, ids: PageIds) -> npt.NDArray[Any] | _C.IdArray:
@@ -141,7 +148,7 @@ class PlanSet:
     def explain(self, *, model: DeviceModel = PCIE5, num_threads: int | None = None) -> str:
         """The plan of every part, and what the copy costs by each executor; for people."""
         texts = [f"part {i}: {plan.explain_runs()}" for i, plan in enumerate(self.plans)]
-        return "\n".join([*texts, explain_cost([self.work(num_threads)], model)])
+        return "\n".join([*texts, explain_cost([self.work(num_threads=num_threads)], model)])
 
 
 def _plan_for(part: CopyPart) -> Plan:

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "hicache/copy_kernel.h"
 
@@ -37,6 +38,16 @@ struct DeviceTraits {
   bool reads_pageable;   // kernels may read host memory that CUDA does not know
 };
 
+// Which device it is: what was measured on it is good for no other, nor for another driver.
+struct DeviceIdentity {
+  std::string uuid;        // as nvidia-smi prints it
+  std::string pci_bus_id;  // "0000:3B:00.0"
+  int driver_version;      // the CUDA release that it supports: 13000
+  int sm_version;          // 90 for sm_90
+  int num_sms;
+  bool is_coherent;  // it reads through the page tables of the host, over NVLink-C2C
+};
+
 // Copies that are handed to the DMA engines in one call.
 struct CopyBatch {
   void* const* dsts;        // [num_copies]
@@ -58,6 +69,7 @@ class CudaApi {
   virtual int num_devices() = 0;
   virtual int set_device(int device) = 0;  // returns the one before
   virtual DeviceTraits traits(int device) = 0;
+  virtual DeviceIdentity identity(int device) = 0;
   virtual MemoryPlace place_of(const void* address) = 0;
 
   virtual CudaStream create_stream(StreamPriority priority) = 0;  // non-blocking

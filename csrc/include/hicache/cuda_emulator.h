@@ -43,6 +43,7 @@ class CudaEmulator final : public CudaApi {
   int num_devices() override;
   int set_device(int device) override;
   DeviceTraits traits(int device) override;
+  DeviceIdentity identity(int device) override;
   MemoryPlace place_of(const void* address) override;
   CudaStream create_stream(StreamPriority priority) override;
   int device_of(CudaStream stream) override;
