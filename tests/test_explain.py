@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from build_tools import ROOT
 
 from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.device_model import PCIE4, PCIE5, Direction
@@ -29,6 +30,7 @@ def test_explain_a_plan() -> None:
     plan = make_plan(spec("layer_first"), spec("page_unified", num_pages=1000))
     text = plan.explain(num_threads=2)
     assert text == plan.explain(128, num_threads=2)
+    assert f"{text}\n```" in (ROOT / "docs/executors.md").read_text()
     assert text == plan.explain_runs() + (
         "\n"
         "  cost  335544320 B in 20480 runs; figures of PCIe 5 x16: published, not measured here\n"
