@@ -12,8 +12,8 @@ MIB = 1024 * KIB
 
 
 def runs(run_bytes: int, num_runs: int, direction: Direction = H2D, **options: object) -> Work:
-    """A copy of one page of num_runs runs; `options` are Work's."""
-    return Work(direction, (PartWork(1, num_runs, run_bytes),), **options)  # type: ignore[arg-type]
+    """A copy of num_runs pages of one run; `options` are Work's."""
+    return Work(direction, (PartWork(num_runs, 1, run_bytes),), **options)  # type: ignore[arg-type]
 
 
 def seconds(work: Work, executor: str, model: DeviceModel = PCIE5) -> float:

@@ -15,7 +15,7 @@ from hicache_ext import _C, auto, executors
 from hicache_ext.copy import copy_pages
 from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.cost import choose
-from hicache_ext.cuda_copy import Priority
+from hicache_ext.cuda_copy import Priority, StagingRing
 from hicache_ext.device_model import KIB, PCIE5, DeviceModel, Direction
 from hicache_ext.layout import LayoutSpec, PagedBuffer
 from hicache_ext.plan_set import CopyPart, PlanSet
@@ -67,6 +67,10 @@ def test_short_runs_that_lie_together_on_the_host_are_staged(cuda: _C.CudaEmulat
     """Where they are more than the launches are worth."""
     pair = Pair(cuda, 16 * KIB, num_runs=400)
     assert pair.chosen(D2H) == pair.chosen(H2D) == "staged"
+    # A page is 6400 KiB, and fits into a slot.
+    for num_bytes, fits in ((2 * 6400 * KIB, True), (2 * 6400 * KIB - 512, False)):
+        small = StagingRing(num_bytes=num_bytes)
+        assert (pair.chosen(D2H, staging=small) == "staged") is fits
 
 
 def test_a_capture_gets_a_kernel(cuda: _C.CudaEmulator) -> None:

@@ -67,7 +67,7 @@ def works(rng: random.Random, num: int) -> list[Work]:
             [256, 1024, 3 * KIB, 12 * KIB, 20 * KIB, 40 * KIB, 96 * KIB, 1 << 20]
         )
         part = PartWork(rng.choice([1, 8, 100, 1000]), rng.choice([1, 2, 64]), run_bytes, 16)
-        found.append(Work(rng.choice([H2D, D2H, D2D]), (part,)))
+        found.append(Work(rng.choice([H2D, D2H, D2D]), (part,), slot_bytes=64 << 20))
     return found
 
 

@@ -51,7 +51,7 @@ def test_quota_inside_the_device() -> None:
 
 def test_staging_hides_the_kernel_or_the_link() -> None:
     """Launches for each of ten chunks, the first gather, then the slower of the two."""
-    num_bytes = 10 * PCIE5.staging_bytes
+    num_bytes = 10 * (32 << 20)
     part = PartWork(10, num_bytes // 10 // 4096, 4096, host_run_bytes=num_bytes // 10)
     work, fixed_s = Work(D2H, (part,)), 10 * PCIE5.launch_s + PCIE5.upload_s
     kernel_s, link_s = num_bytes / PCIE5.device_copy_bps, num_bytes / 55e9 + 5e-6
@@ -124,6 +124,17 @@ def test_ids_on_the_device_need_no_upload() -> None:
     there = runs(4 * KIB, 10, has_host_ids=False, has_device_ids=True)
     mixed = replace(there, has_host_ids=True)
     assert seconds(mixed, "sm_reg") - seconds(there, "sm_reg") == pytest.approx(PCIE5.upload_s)
+
+
+def test_a_page_has_to_fit_into_a_staging_slot() -> None:
+    """Pages lie there in multiples of 16 bytes."""
+    fits = Work(D2H, (PartWork(9, 1, 64), PartWork(9, 3, 80)), slot_bytes=240)
+    assert predict(fits, "staged", PCIE5).seconds is not None
+    refused = predict(replace(fits, slot_bytes=239), "staged", PCIE5)
+    assert refused.limit == "a page of 240 B does not fit into a staging slot of 239 B"
+    odd = Work(D2H, (PartWork(9, 1, 65),), slot_bytes=79)
+    assert predict(odd, "staged", PCIE5).seconds is None
+    assert predict(replace(odd, slot_bytes=80), "staged", PCIE5).seconds is not None
 
 
 def test_capture_never_takes_the_copy_engine() -> None:

@@ -44,6 +44,7 @@ std::unique_ptr<CopyTicket> start(const CopySetObject& object, const std::string
 Registrar registrar([](py::module_& m) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   py::class_<StagingRing, Ring>(m, "StagingRing")
+      .def_property_readonly("slot_bytes", &StagingRing::slot_bytes)
       .def(py::init([](int device, uintptr_t address, size_t num_bytes) {
              return std::make_shared<StagingRing>(cuda_api(), device,
                                                   reinterpret_cast<std::byte*>(address), num_bytes);

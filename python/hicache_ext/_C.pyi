@@ -151,6 +151,7 @@ def end_copy(id: int) -> None: ...
 STAGING_BYTES: int
 
 class StagingRing:
+    slot_bytes: int
     def __init__(self, *, device: int, address: int, num_bytes: int) -> None: ...
 
 class CopyTicket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from hicache_ext import _C
 from hicache_ext.calibration import calibrate
@@ -44,9 +45,15 @@ def gpu_model(device: int = 0) -> DeviceModel:
     return _known(device, may_measure=True).model
 
 
-def choose_executor(
-    parts: PlanSet, device: int, stream: int, *, num_sms: int | None, on_null_stream: bool
-) -> str:
+class Asked(NamedTuple):
+    """What the choice depends on besides the parts and the GPU."""
+
+    num_sms: int | None
+    slot_bytes: int  # of the staging memory
+    on_null_stream: bool
+
+
+def choose_executor(parts: PlanSet, device: int, stream: int, asked: Asked) -> str:
     """The executor for a copy with GPU `device` that is enqueued on `stream`.
 
     Choices are remembered by all that they depend on, with the page counts to two digits.
@@ -58,13 +65,12 @@ def choose_executor(
         for part, facts in zip(parts.parts, parts.native.facts, strict=True)
     ]
     ways = [(part.src.device, part.dst.device) for part in parts.parts]
-    key = (is_capturing, on_null_stream, num_sms, *each, *ways)
+    key = (is_capturing, asked, *each, *ways)
     found = known.chosen.get(key)
     if found is None:
         if len(known.chosen) >= _MAX_CHOICES:
             known.chosen.clear()
-        work = parts.work(num_sms=num_sms, on_null_stream=on_null_stream)
-        work = replace(work, is_capturing=is_capturing)
+        work = replace(parts.work(**asked._asdict()), is_capturing=is_capturing)
         # The model tells one direction only.
         found = "sm_reg" if len(set(ways)) > 1 else _fastest(work, known.model)
         known.chosen[key] = found

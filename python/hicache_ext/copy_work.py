@@ -44,6 +44,11 @@ class PartWork:
         return self.num_runs * self.run_bytes
 
     @property
+    def packed_bytes(self) -> int:
+        """A page in the staging memory."""
+        return (self.runs_per_page * self.run_bytes + 15) // 16 * 16
+
+    @property
     def segments_per_run(self) -> int:
         """Into which a kernel cuts a run."""
         return math.ceil(self.run_bytes / SEGMENT_BYTES)
@@ -73,6 +78,7 @@ class Work:
     parts: tuple[PartWork, ...]
     num_threads: int = 1
     num_sms: int | None = None  # None: the executor's own quota
+    slot_bytes: int = 32 << 20  # one of the two slots of the staging memory
     has_host_ids: bool = True  # a list of page ids lies on the host
     has_device_ids: bool = False  # a list of page ids lies on the device
     is_capturing: bool = False  # the stream records a CUDA graph

@@ -90,6 +90,11 @@ def _why_no_engine(work: Work, executor: str) -> str:
         return "a batched copy cannot be captured"
     if work.has_device_ids:
         return "needs the page ids on the host"
-    if executor == "staged" and work.direction is Direction.DEVICE_TO_DEVICE:
+    if executor != "staged":
+        return ""
+    if work.direction is Direction.DEVICE_TO_DEVICE:
         return "stages only what crosses the link"
+    largest = max((part.packed_bytes for part in work.parts), default=0)
+    if largest > work.slot_bytes:
+        return f"a page of {largest} B does not fit into a staging slot of {work.slot_bytes} B"
     return ""

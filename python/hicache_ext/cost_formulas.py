@@ -153,7 +153,7 @@ def _staged(work: Work, model: DeviceModel) -> Terms:
         kernel_s += part.num_bytes / speed
         each = engine.entry_seconds(num_entries, part.dma_bytes)
         link_s += part.num_bytes / part.dma_bytes * each
-    num_chunks = math.ceil(work.num_bytes / model.staging_bytes)
+    num_chunks = math.ceil(work.num_bytes / work.slot_bytes)
     return {
         "launches and page ids": num_chunks * model.launch_s + model.upload_s,
         "the first chunk on the device": kernel_s / num_chunks,

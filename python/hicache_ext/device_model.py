@@ -128,7 +128,6 @@ class DeviceModel:
     launch_s: float = 5e-6  # 4 to 6 us
     upload_s: float = 8e-6  # page ids on their way to the device; inferred
     bulk_op_s: float = 20e-9  # one bulk copy of the shared-memory ring; inferred
-    staging_bytes: int = 32 << 20  # one of the two staging buffers
     host: HostModel = HostModel()
 
     def __post_init__(self) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hicache_ext import _C
-from hicache_ext.auto import choose_executor
+from hicache_ext.auto import Asked, choose_executor
 from hicache_ext.cuda_copy import CUDA_EXECUTORS, Priority, StagingRing, start_on_stream, stream_of
 from hicache_ext.errors import LayoutError
-from hicache_ext.plan_set import PlanSet
+from hicache_ext.plan_set import SLOT_BYTES, PlanSet
 from hicache_ext.profile import copy_ranges
 from hicache_ext.ticket import Ticket
 
@@ -64,8 +64,12 @@ def choose(parts: PlanSet, options: CopyOptions) -> str:
     if parts.gpu is None:
         return "cpu"  # as cost.choose() says of every copy between host memories
     device, stream = stream_of(parts, options.stream)
-    is_legacy = stream in _LEGACY_STREAMS and options.priority is None
-    return choose_executor(parts, device, stream, num_sms=options.num_sms, on_null_stream=is_legacy)
+    asked = Asked(
+        num_sms=options.num_sms,
+        slot_bytes=SLOT_BYTES if options.staging is None else options.staging.native.slot_bytes,
+        on_null_stream=stream in _LEGACY_STREAMS and options.priority is None,
+    )
+    return choose_executor(parts, device, stream, asked)
 
 
 def _copy_on_cpu(executor: str, parts: PlanSet, num_threads: int | None) -> Ticket:

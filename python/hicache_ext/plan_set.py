@@ -21,6 +21,7 @@ from hicache_ext.plan import Plan, ascending_side, make_plan
 from hicache_ext.ticket import Ticket
 
 MAX_PARTS: int = _C.MAX_PARTS
+SLOT_BYTES: int = _C.STAGING_BYTES // 2  # of the staging memory that a GPU has of its own
 
 
 class CopyPart(NamedTuple):
@@ -116,6 +117,7 @@ class PlanSet:
         *,
         num_threads: int | None = None,
         num_sms: int | None = None,
+        slot_bytes: int = SLOT_BYTES,
         on_null_stream: bool = False,
     ) -> Work:
         """The copy as its cost depends on it."""
@@ -133,6 +135,7 @@ class PlanSet:
             tuple(parts),
             num_threads=num_threads or _C.num_usable_cpus(),
             num_sms=num_sms,
+            slot_bytes=slot_bytes,
             has_host_ids=num_device_lists < 2 * len(facts),
             has_device_ids=num_device_lists > 0,
             on_null_stream=on_null_stream,
