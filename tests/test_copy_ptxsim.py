@@ -38,8 +38,8 @@ def test_executors_equal_the_reference(seed: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)  # a whole build
-def test_sm_reg_from_python(tmp_path: Path) -> None:
-    """copy_pages(executor="auto") on foreign GPU arrays, through a build with cudart shared."""
+def test_executors_from_python(tmp_path: Path) -> None:
+    """Cases of the conformance suite on foreign GPU arrays, by a build with cudart shared."""
     environment = ptxsim.environment()
     build = {"HICACHE_CUDA": "1", "HICACHE_CUDART": "shared", "HICACHE_CUDA_ARCHS": "90"}
     run(sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path, env=build)
@@ -47,5 +47,5 @@ def test_sm_reg_from_python(tmp_path: Path) -> None:
     paths = os.pathsep.join([str(ROOT / "python"), str(ROOT / "tests")])
     for seed in ("1", "2", "3"):
         simulated = {**environment, "FAKECUDA_SEED": seed, "PYTHONPATH": paths}
-        out = run(sys.executable, "tests/sm_reg_worker.py", module, seed, env=simulated)
+        out = run(sys.executable, "tests/stream_worker.py", module, seed, env=simulated)
         assert f"seed {seed} equal" in out

@@ -1,10 +1,13 @@
-"""What ptxas makes of the kernels, read back: no spill, no call, 16-byte accesses, loads first.
+"""What ptxas makes of the kernels, read back: no spill, no call, 16-byte accesses, loads first,
+bulk copies where they belong.
 
 Needs nvcc, and for the instructions nvdisasm (pip install nvidia-cuda-nvdisasm); no GPU.
 """
 
+import os
 import re
 import shutil
+import struct
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -12,9 +15,14 @@ from pathlib import Path
 import pytest
 from build_tools import ROOT, load_setup, read_sources, run
 
-pytestmark = pytest.mark.long
+from hicache_ext import _C
 
 ARCHS = ("80", "90", "100", "120")
+NEWEST = ARCHS[-1]
+# One architecture in the quick tests; the others are compiled again here, and take long.
+archs = pytest.mark.parametrize(
+    "arch", [pytest.param(arch, marks=() if arch == "90" else pytest.mark.long) for arch in ARCHS]
+)
 KERNEL_FILES = [path for path in read_sources("cuda") if path.endswith(".cu")]
 MAX_REGISTERS_OF_SM = 65536
 
@@ -61,7 +69,7 @@ def copy_shapes() -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("source", KERNEL_FILES)
-@pytest.mark.parametrize("arch", ARCHS)
+@archs
 def test_no_kernel_spills_or_calls(source: str, arch: str, folder: Path) -> None:
     _, properties = compile_cubin(source, arch, folder)
     assert properties
@@ -75,7 +83,7 @@ def test_no_kernel_spills_or_calls(source: str, arch: str, folder: Path) -> None
         assert bad == [], kernel
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@archs
 def test_copy_moves_16_bytes_and_loads_before_it_stores(arch: str, folder: Path) -> None:
     kernels = disassemble("csrc/cuda/copy.cu", arch, folder)
     shapes = copy_shapes()
@@ -90,7 +98,7 @@ def test_copy_moves_16_bytes_and_loads_before_it_stores(arch: str, folder: Path)
         assert generic == [], f"{shape}: accesses that do not know that they are global"
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@archs
 def test_copy_fills_an_sm_with_one_block(arch: str, folder: Path) -> None:
     """The blocks are persistent, one per SM: the registers of all threads must fit in it."""
     _, properties = compile_cubin("csrc/cuda/copy.cu", arch, folder)
@@ -98,3 +106,50 @@ def test_copy_fills_an_sm_with_one_block(arch: str, folder: Path) -> None:
         (told,) = [told for kernel, told in properties.items() if shape in kernel]
         used = re.search(r"Used (\d+) registers", told)
         assert used is not None and int(used[1]) * threads <= MAX_REGISTERS_OF_SM, told
+
+
+@archs
+def test_bulk_copies_are_where_they_belong(arch: str, folder: Path) -> None:
+    """From sm_90 on both directions, with barriers for the loads; in the image before, nothing."""
+    (codes,) = disassemble("csrc/cuda/copy_bulk.cu", arch, folder).values()
+    bulk = {code for code in codes if code.startswith("UBLKCP")}
+    if arch == "80":
+        assert bulk == set() and len([code for code in codes if code != "NOP"]) < 16
+        return
+    assert {code.split(".")[1] for code in bulk} == {"S", "G"}  # to shared memory, and from it
+    assert any(code.startswith("SYNCS.PHASECHK") for code in codes)
+    assert not [code for code in codes if re.match(r"(LDG|STG|LDS|STS)\b.*\b128\b", code)]
+    generic = [code for code in codes if re.match(r"(LD|ST)(\.|$)", code)]
+    assert generic == [], "accesses that do not know that they are global"
+
+
+@archs
+def test_the_bulk_kernel_leaves_registers_to_others(arch: str, folder: Path) -> None:
+    _, properties = compile_cubin("csrc/cuda/copy_bulk.cu", arch, folder)
+    (told,) = properties.values()
+    used = re.search(r"Used (\d+) registers", told)
+    assert used is not None and int(used[1]) <= 64, told
+
+
+def images(module: bytes) -> list[set[tuple[str, int]]]:
+    """For each source with kernels in a module: ("PTX" or "ELF", architecture) of its images."""
+    found, magic = [], struct.pack("<I", 0xBA55ED50)
+    at = module.find(magic)
+    while at >= 0:
+        header_bytes, num_bytes = struct.unpack_from("<HQ", module, at + 6)
+        entry, end, seen = at + header_bytes, at + header_bytes + num_bytes, set()
+        while entry < end:
+            kind, header_bytes, num_bytes = struct.unpack_from("<HxxIQ", module, entry)
+            (arch,) = struct.unpack_from("<I", module, entry + 28)
+            seen.add(("PTX" if kind == 1 else "ELF", arch))
+            entry += header_bytes + num_bytes
+        found.append(seen)
+        at = module.find(magic, end)
+    return found
+
+
+def test_the_module_has_every_kernel_for_every_architecture() -> None:
+    if not _C.with_cuda or os.environ.get("HICACHE_CUDA_ARCHS"):
+        pytest.skip("this build has no CUDA part, or not all of it")
+    expected = {("ELF", int(arch)) for arch in ARCHS} | {("PTX", int(NEWEST))}
+    assert images(Path(_C.__file__).read_bytes()) == [expected] * len(KERNEL_FILES)

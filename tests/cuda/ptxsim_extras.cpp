@@ -5,6 +5,17 @@
 
 #define API extern "C" __attribute__((visibility("default")))
 
+namespace {
+
+// The simulator's own call. A module of Python's brings it in without making it global.
+template <class Call>
+Call simulated(const char* name) {
+  static void* const simulator = dlopen("libcudart.so.13", RTLD_LAZY);
+  return reinterpret_cast<Call>(dlsym(simulator, name));
+}
+
+}  // namespace
+
 API cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
   *status = cudaStreamCaptureStatusNone;
   return cudaSuccess;
@@ -25,7 +36,8 @@ API cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 
 API cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority) {
   if (priority > 0 || priority < -5) return cudaErrorInvalidValue;
-  return cudaStreamCreateWithFlags(stream, flags);
+  using Call = cudaError_t (*)(cudaStream_t*, unsigned);
+  return simulated<Call>("cudaStreamCreateWithFlags")(stream, flags);
 }
 
 API cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
@@ -37,8 +49,7 @@ API cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int
   if (attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin) return *value = 227 << 10, cudaSuccess;
   if (attribute == cudaDevAttrPageableMemoryAccess) return *value = 0, cudaSuccess;
   using Call = cudaError_t (*)(int*, cudaDeviceAttr, int);
-  static const auto next = reinterpret_cast<Call>(dlsym(RTLD_NEXT, "cudaDeviceGetAttribute"));
-  return next(value, attribute, device);
+  return simulated<Call>("cudaDeviceGetAttribute")(value, attribute, device);
 }
 
 API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {

@@ -38,7 +38,7 @@ def expect_raise(error: type[Exception], text: str, action: Any) -> None:
 def main(module: str, seed: int) -> None:
     load_module(module)
     from copy_cases import draw_case
-    from copy_executors import EXECUTORS
+    from copy_executors import CUDA_NAMES, EXECUTORS
     from page_cases import KINDS
 
     from hicache_ext.copy import copy_pages
@@ -46,15 +46,15 @@ def main(module: str, seed: int) -> None:
     from hicache_ext.layout import LayoutSpec, PagedBuffer
 
     rng = random.Random(seed)
-    for executor in EXECUTORS:
-        if executor.name != "sm_reg":
-            continue
+    on_gpu_only = [executor for executor in EXECUTORS if executor.name in CUDA_NAMES]
+    assert len(on_gpu_only) == 4
+    for executor in on_gpu_only:
         assert not executor.why_not(), executor.why_not()
-        for number in range(24):
+        for number in range(16):
             kinds = [(rng.choice(KINDS), rng.choice(KINDS)) for _ in range(rng.randint(1, 4))]
             case = draw_case(rng, kinds)
-            assert executor.run(case, rng) == case.num_bytes, (seed, number, kinds)
-            shown = f"seed {seed} case {number} {kinds}"
+            assert executor.run(case, rng) == case.num_bytes, (executor, seed, number, kinds)
+            shown = f"{executor.name} seed {seed} case {number} {kinds}"
             np.testing.assert_array_equal(case.target_arena, case.expected, err_msg=shown)
 
     sizes = dict(page_size=2, num_layers=2, num_heads=2, head_bytes=16)
@@ -77,7 +77,7 @@ def main(module: str, seed: int) -> None:
     expect_raise(PageIndexError, "source page id out of range: position=0", on_host)
     np.testing.assert_array_equal(on_gpu.read(), before)
     copy_pages(from_buffer, [0], to_buffer, [0])  # dropped at once
-    print(f"sm_reg_worker: seed {seed} equal")
+    print(f"stream_worker: seed {seed} equal")
 
 
 if __name__ == "__main__":
