@@ -45,6 +45,8 @@ def test_quota_inside_the_device() -> None:
     """A quarter of the SMs by default; none of them passes what its port lets through."""
     work = runs(4 * KIB, 10**6, D2D)
     assert seconds(work, "sm_reg") == seconds(replace(work, num_sms=33), "sm_reg")
+    tiny = replace(PCIE5, num_sms=3)
+    assert seconds(work, "sm_reg", tiny) == seconds(replace(work, num_sms=1), "sm_reg", tiny)
     one = bps(replace(work, num_sms=1), "sm_reg", replace(PCIE5, device_round_trip_s=0.1e-6))
     assert one == pytest.approx(PCIE5.sm_port_bps, rel=0.01)
 
@@ -217,3 +219,7 @@ def test_kernel_numbers_are_those_of_the_kernels() -> None:
         assert (lanes * unroll * 16, threads // lanes) == (round_bytes, num_workers)
     assert f"kShortRun = {cost_formulas._SHORT_RUN};" in header
     assert f"kSegmentBytes = {SEGMENT_BYTES};" in header
+    ring = (ROOT / "csrc/include/hicache/copy_ring.h").read_text()
+    assert f"kRingStages = {cost_formulas._RING_STAGES};" in ring
+    assert f"kRingThreads = {cost_formulas._MAX_RINGS};" in ring
+    assert f"kRingBytes = {cost_formulas._RING_BYTES // 1024} * 1024;" in ring

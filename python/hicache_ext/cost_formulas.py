@@ -131,7 +131,9 @@ def _kernel_bps(part: PartWork, work: Work, model: DeviceModel, block: _Block) -
 
 def default_sms(direction: Direction, model: DeviceModel) -> int:
     """The quota of a kernel that was given none."""
-    return model.num_sms // 4 if direction is Direction.DEVICE_TO_DEVICE else _HOST_SMS
+    if direction is Direction.DEVICE_TO_DEVICE:
+        return max(1, model.num_sms // 4)
+    return _HOST_SMS
 
 
 def _line_share(part: PartWork) -> float:

@@ -55,6 +55,7 @@ API cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int
 API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {};
   properties->major = 9;
+  properties->multiProcessorCount = 8;
   return cudaSuccess;
 }
 
