@@ -47,6 +47,11 @@ class Step(NamedTuple):
     said: str
 
 
+def toolkit() -> Path:
+    """Where compute-sanitizer and the shared CUDA runtime may be."""
+    return Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+
+
 def num_gpus() -> int:
     """CUDA devices, asked of the driver itself: torch may be a build without CUDA."""
     try:
@@ -73,7 +78,11 @@ def why_not() -> str:
 def run_tests(command: Sequence[str | Path]) -> Step:
     """A step that passes if every test that was chosen passes, and there is one; none may skip."""
     print(" ".join(map(str, command)), flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # The tests talk to the CUDA runtime of the toolkit, the module to the one inside of it.
+    libraries = [str(toolkit() / "lib64"), os.environ.get("LD_LIBRARY_PATH", "")]
+    env = os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, env=env, **output)
     print(done.stdout, flush=True)
     said = [line for line in done.stdout.splitlines() if re.search(r"\d+ \w+ in [\d.]+ ?s", line)]
     all_passed = said and re.match(r"\d+ passed(, \d+ deselected)? in", said[-1].strip("= "))
@@ -87,11 +96,10 @@ def conformance(executor: str) -> Step:
 
 def sanitize(tool: str) -> Step:
     """A part of the suite under compute-sanitizer, which makes kernels slow."""
-    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin"
-    places = os.pathsep.join([os.environ.get("PATH", ""), str(toolkit)])
+    places = os.pathsep.join([os.environ.get("PATH", ""), str(toolkit() / "bin")])
     found = shutil.which("compute-sanitizer", path=places)
     if found is None:
-        return Step(False, f"no compute-sanitizer on the PATH or in {toolkit}")
+        return Step(False, f"no compute-sanitizer on the PATH or in {toolkit()}/bin")
     command = [found, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
     return run_tests([*command, sys.executable, "-m", "pytest", "-q", CONFORMANCE, "-k", SANITIZED])
 

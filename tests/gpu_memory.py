@@ -3,6 +3,7 @@ as CuPy would hand it over; on a GPU or in the simulator of one."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import weakref
 from functools import cache
@@ -15,7 +16,10 @@ ANY_DIRECTION = 4  # cudaMemcpyDefault
 
 @cache
 def cudart() -> ctypes.CDLL:
-    return ctypes.CDLL("libcudart.so.13")
+    for name in ("libcudart.so.13", "libcudart.so.12"):
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(name)
+    raise OSError("neither libcudart.so.13 nor libcudart.so.12 is there")
 
 
 def why_no_gpu() -> str:

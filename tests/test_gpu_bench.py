@@ -166,6 +166,14 @@ def test_a_step_runs_the_suite_and_wants_no_skip() -> None:
         assert gpu.run_tests([*command, path, "-k", "one"]).passed
 
 
+def test_a_step_finds_the_runtime_of_the_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_HOME", "/opt/cuda")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/other")
+    script = "import os; print('1 passed in 0.01s', os.environ['LD_LIBRARY_PATH'])"
+    step = gpu.run_tests([sys.executable, "-c", script])
+    assert step == (True, "1 passed in 0.01s /opt/cuda/lib64:/opt/other")
+
+
 def test_what_is_swept() -> None:
     assert (ROOT / gpu.CONFORMANCE).exists()
     assert gpu.RUN_SIZES[0] == 256 and gpu.RUN_SIZES[-1] == 2 << 20

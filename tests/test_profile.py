@@ -6,13 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from build_tools import ROOT, load_setup, need
+from nvtx_tool import Call, ranges_of, record, whats
 
 from benchmarks.harness import interleaved, timed
 from hicache_ext import _C
@@ -24,47 +23,6 @@ from hicache_ext.plan_set import CopyPart, PlanSet
 from hicache_ext.profile import NO_RANGES, copy_ranges
 
 SHAPE = dict(num_pages=4, page_size=2, num_layers=2, num_heads=2, head_bytes=16)
-
-# Two buffers, and a stand-in for a copy that runs on a GPU.
-PRELUDE = """
-import threading
-import numpy as np
-from hicache_ext.copy import copy_pages
-from hicache_ext.device_model import Direction
-from hicache_ext.errors import CudaError
-from hicache_ext.layout import LayoutSpec, PagedBuffer
-from hicache_ext.plan_set import CopyPart, PlanSet
-from hicache_ext.profile import copy_ranges
-from hicache_ext.ticket import Ticket
-
-def buffer(name):
-    spec = LayoutSpec.make(name, num_pages=4, page_size=2, num_layers=2, num_heads=2, head_bytes=16)
-    return PagedBuffer(np.zeros(spec.num_bytes, np.uint8), spec)
-
-src, dst = buffer("layer_first"), buffer("page_unified")
-
-class Running:
-    is_done, error = False, None
-    def query(self): return self.is_done
-    def wait(self):
-        if self.error: raise self.error
-    def wait_on_stream(self, stream): pass
-    def result(self): self.wait(); return 7
-
-def start(executor="sm_reg", direction=Direction.HOST_TO_DEVICE, num_pages=1):
-    running = Running()
-    parts = PlanSet([CopyPart(src, range(num_pages), dst, range(num_pages))])
-    with copy_ranges(executor, direction, parts) as ranges:
-        pass
-    return running, Ticket(0, (), running, ranges)
-"""
-
-
-class Call(NamedTuple):
-    """A line of the record: push, pop, start, end, domain, category or schema, and its words."""
-
-    what: str
-    words: tuple[str, ...]
 
 
 @pytest.fixture(scope="session")
@@ -87,42 +45,6 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ]
     assert [process.wait() for process in running] == [0, 0]
     return paths
-
-
-def record(tool: Path, tmp_path: Path, script: str) -> list[Call]:
-    """What the tool saw of `script`, run after PRELUDE in a process of its own."""
-    out = tmp_path / "record.txt"
-    env = {"NVTX_INJECTION64_PATH": str(tool), "NVTX_RECORD": str(out)}
-    subprocess.run(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(script)],
-        env=os.environ | env | {"PYTHONPATH": str(ROOT / "python")},
-        check=True,
-    )
-    calls = [line.split("\t") for line in out.read_text().splitlines()]
-    return [Call(what, tuple(words)) for what, *words in calls]
-
-
-def ranges_of(calls: list[Call]) -> list[str]:
-    """Ids of the ranges of tickets, after checking that each was opened and closed once, and that
-    enqueues nest on their threads."""
-    open_ids: list[str] = []
-    depths: dict[str, int] = {}
-    seen: list[str] = []
-    for what, words in calls:
-        if what == "start":
-            open_ids.append(words[0])
-            seen.append(words[0])
-        elif what == "end":
-            open_ids.remove(words[0])
-        elif what in ("push", "pop"):
-            depths[words[0]] = depths.get(words[0], 0) + (1 if what == "push" else -1)
-            assert 0 <= depths[words[0]] <= 1
-    assert open_ids == [] and set(depths.values()) <= {0}
-    return seen
-
-
-def whats(calls: list[Call]) -> list[str]:
-    return [call.what for call in calls if call.what not in ("domain", "category", "schema")]
 
 
 def test_a_copy_shows_executor_bytes_and_runs(recorder: dict[str, Path], tmp_path: Path) -> None:
@@ -189,6 +111,46 @@ def test_a_ticket_lasts_until_it_is_seen_done(recorder: dict[str, Path], tmp_pat
     assert categories == ["1", "2", "3", "4", "1"]
     assert len({call.words[4] for call in calls if call.what == "start"}) == 4  # colors
     assert ranges_of(calls) == ["1", "2", "3", "4", "5"]
+
+
+def test_a_copy_on_a_stream_is_open_until_it_is_seen_done(
+    recorder: dict[str, Path], tmp_path: Path
+) -> None:
+    """On the emulated CUDA, whose streams run late; a copy in a capture is not under way."""
+    calls = record(
+        recorder["schemas"],
+        tmp_path,
+        """
+        import sys
+        sys.path.insert(0, "tests")
+        from emulated_cuda import EmulatedArray, emulated_cuda, pinned
+
+        with emulated_cuda() as cuda:
+            on_host = PagedBuffer(pinned(cuda, src.array), src.spec)
+            on_gpu = PagedBuffer(EmulatedArray(cuda, dst.array), dst.spec)
+            stream = cuda.create_stream()
+            out = copy_pages(on_gpu, [1], on_host, [2], executor="ce_batch", stream=stream)
+            back = copy_pages(on_host, [0, 3], on_gpu, [3, 0], executor="sm_reg", stream=stream)
+            assert not back.query()
+            back.wait()
+            out.result()
+            cuda.begin_capture(stream)
+            captured = copy_pages(on_host, [0], on_gpu, [1], executor="sm_reg", stream=stream)
+            captured.query()
+            cuda.end_capture(stream)
+            del out, back, captured
+        """,
+    )
+    starts = [call.words for call in calls if call.what == "start"]
+    assert [(words[2], words[3]) for words in starts] == [
+        ("ce_batch", "3"),  # device to host
+        ("sm_reg", "2"),
+        ("sm_reg", "2"),
+    ]
+    assert [words[5] for words in starts] == ["256", "512", "256"]
+    expected = [*["start", "push", "pop"] * 2, "end", "end", "start", "push", "pop", "end"]
+    assert whats(calls) == expected
+    assert [call.words[0] for call in calls if call.what == "end"] == ["2", "1", "3"]
 
 
 def test_nothing_stays_open(recorder: dict[str, Path], tmp_path: Path) -> None:
