@@ -57,7 +57,8 @@ def copy_pages(
     executor: "cpu_ref" (plain loop), "cpu" (threads, wide non-temporal stores); with a GPU "sm_reg"
     (persistent register kernel), "sm_bulk" (the same with bulk copies through shared memory, from
     sm_90 on, for runs aligned to 16 bytes), "ce_batch" (copy engines, no SM), "staged" (a kernel on
-    the GPU and few large DMAs, between GPU and host); "auto" chooses.
+    the GPU and few large DMAs, between GPU and host); "auto" takes the fastest by
+    the cost model: see docs/executors.md and PlanSet.explain().
     num_threads: of the cpu executor, by default every CPU that the process may use.
     num_sms: how many SMs a kernel may take, by default a few where the host takes part.
     stream: of a copy with a GPU: a torch or CuPy stream, an object with __cuda_stream__ or a raw
