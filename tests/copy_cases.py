@@ -10,7 +10,7 @@ import numpy as np
 from page_cases import random_ids, random_spec, random_window
 from pages import POISON, Guarded, covered, guarded_set, oracle
 
-from hicache_ext.copy import CopyPart, LayoutSpec, PlanSet, Side, make_plan
+from hicache_ext.copy import CopyPart, LayoutSpec, PlanSet, RunOrder, Side, make_plan
 
 Ids = tuple[list[int], list[int]]  # source, destination
 
@@ -61,7 +61,9 @@ def draw_case(
         window = random_window(rng, source.spec, target.spec)
         ids = draw_ids(rng, source.spec, target.spec)
         side = rng.choice(list(Side))
-        plan = make_plan(source.spec, target.spec, **vars(window), ascending=side)
+        order = rng.choice([RunOrder.PAGES, RunOrder.PAGES, RunOrder.LAYERS])
+        chosen = dict(**vars(window), ascending=side, order=order)
+        plan = make_plan(source.spec, target.spec, **chosen)
         arrays = [np.array(given, rng.choice([np.int32, np.int64])) for given in ids]
         parts.append(CopyPart(source.buffer, arrays[0], target.buffer, arrays[1], plan))
         inside = slice(target.begin, target.end)

@@ -92,8 +92,9 @@ def run_on_stream(
         ids = [rng.choice(id_kinds)(given) for given in part[1:5:2]]
         parts.append(CopyPart(src, ids[0], dst, ids[1], part.plan))
     together = PlanSet(parts)
-    if name == "sm_bulk" and not is_for_bulk(together):
-        with pytest.raises(LayoutError, match="sm_bulk"):
+    in_layers = any(plan.native.num_steps > 1 for plan in together.plans)
+    if (name == "sm_bulk" and not is_for_bulk(together)) or (name == "staged" and in_layers):
+        with pytest.raises(LayoutError, match=name):
             copy_set(together, executor=name, **options)
         name = "sm_reg"
     num_bytes = copy_set(together, executor=name, **options).result()

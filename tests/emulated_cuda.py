@@ -28,6 +28,9 @@ class EmulatedArray(GpuArray):
         ctypes.memmove(out.ctypes.data, self.address, self.nbytes)
         return out
 
+    def fill(self, value: int) -> None:
+        ctypes.memset(self.address, value, self.nbytes)
+
     def __del__(self) -> None:
         pass
 

@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <string>
+
 #include "hicache/check.h"
 #include "hicache/plan.h"
 #include "registry.h"
@@ -30,11 +32,14 @@ PageLayout make_layout(Planes planes, int64_t num_pages, int64_t page_size, int6
 using Range = std::pair<int64_t, int64_t>;
 
 Plan plan_of(const PageLayout& src, const PageLayout& dst, const Range& layers, const Range& kv,
-             const Range& heads, const Range& tokens, Ascending ascending) {
+             const Range& heads, const Range& tokens, Ascending ascending,
+             const std::string& order) {
+  HICACHE_CHECK(kLayout, order == "pages" || order == "layers", "order='", order,
+                "' is none of pages, layers");
   return make_plan(src, dst,
                    {layers.first, layers.second, kv.first, kv.second, heads.first, heads.second,
                     tokens.first, tokens.second},
-                   ascending);
+                   ascending, order == "layers" ? RunOrder::kLayers : RunOrder::kPages);
 }
 
 // [(axis bits, extent, source stride, destination stride, source planes, destination planes)],
@@ -85,10 +90,12 @@ Registrar registrar([](py::module_& m) {
       .def_readonly("run_bits", &Plan::run_bits)
       .def_readonly("align_bytes", &Plan::align_bytes)
       .def_readonly("runs_per_page", &Plan::runs_per_page)
+      .def_property_readonly("num_steps", &num_steps)
       .def_property_readonly("axes", &axes_of)
       .def("locate", &locate_any, py::arg("src_page"), py::arg("dst_page"), py::arg("run"));
   m.def("make_plan", &plan_of, py::arg("src"), py::arg("dst"), py::kw_only(), py::arg("layers"),
-        py::arg("kv"), py::arg("heads"), py::arg("tokens"), py::arg("ascending"));
+        py::arg("kv"), py::arg("heads"), py::arg("tokens"), py::arg("ascending"),
+        py::arg("order") = "pages");
   m.def("fast_div", [](uint32_t n, uint32_t divisor) { return FastDiv::make(divisor).div(n); });
 });
 

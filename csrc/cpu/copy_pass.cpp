@@ -25,9 +25,27 @@ class Passes {
   Passes(int64_t max_units, const std::function<void(const Pass&)>& fn)
       : max_units_(max_units), fn_(fn) {}
 
-  // All positions of one box of a part's runs.
-  void add(const CopyParams& part, const Plan& box, int64_t segment_bytes, int64_t segments,
+  // One step of a part, all positions of it.
+  void add(const CopyParams& part, int64_t step, int64_t max_segment_bytes,
            int64_t first_position) {
+    const int64_t steps = num_steps(part.plan);
+    const Plan plan = Slices(part.plan, part.plan.runs_per_page / steps).at(step);
+    const int64_t segment_bytes = segment_bytes_of(plan, max_segment_bytes);
+    const int64_t segments = div_up(plan.run_bytes, segment_bytes);
+    const Slices slices(plan, std::max<int64_t>(1, max_units_ / segments));
+    for (int64_t i = 0; i < slices.size(); ++i)
+      add_box(part, slices.at(i), segment_bytes, segments, first_position);
+  }
+
+  void flush() {
+    if (pass_.set.num_parts > 0) fn_(pass_);
+    pass_.set.num_parts = 0;
+  }
+
+ private:
+  // All positions of one box of a part's runs.
+  void add_box(const CopyParams& part, const Plan& box, int64_t segment_bytes, int64_t segments,
+               int64_t first_position) {
     const int64_t units_per_position = box.runs_per_page * segments;
     const int64_t most = std::max<int64_t>(1, max_units_ / units_per_position);
     for (int64_t done = 0; done < part.num_positions;) {
@@ -51,12 +69,6 @@ class Passes {
     }
   }
 
-  void flush() {
-    if (pass_.set.num_parts > 0) fn_(pass_);
-    pass_.set.num_parts = 0;
-  }
-
- private:
   const int64_t max_units_;
   const std::function<void(const Pass&)>& fn_;
   Pass pass_{};
@@ -67,18 +79,19 @@ class Passes {
 void for_each_pass(const CopySet& set, int64_t max_segment_bytes,
                    const std::function<void(const Pass&)>& fn, int64_t max_units) {
   Passes passes(max_units, fn);
-  int64_t first_position = 0;
-  for (uint32_t p = 0; p < set.num_parts; ++p) {
-    const CopyParams& part = set.parts[p];
-    HICACHE_CHECK(kLayout, part.num_positions < kMaxUnits - first_position,
-                  "more than 2^31 positions in one copy: part=", p,
-                  " num_positions=", part.num_positions);
-    const int64_t segment_bytes = segment_bytes_of(part.plan, max_segment_bytes);
-    const int64_t segments = div_up(part.plan.run_bytes, segment_bytes);
-    const Slices slices(part.plan, std::max<int64_t>(1, max_units / segments));
-    for (int64_t i = 0; i < slices.size(); ++i)
-      passes.add(part, slices.at(i), segment_bytes, segments, first_position);
-    first_position += part.num_positions;
+  int64_t most_steps = 0;
+  for (uint32_t p = 0; p < set.num_parts; ++p)
+    most_steps = std::max(most_steps, num_steps(set.parts[p].plan));
+  for (int64_t step = 0; step < most_steps; ++step) {
+    int64_t first_position = 0;
+    for (uint32_t p = 0; p < set.num_parts; ++p) {
+      const CopyParams& part = set.parts[p];
+      HICACHE_CHECK(kLayout, part.num_positions < kMaxUnits - first_position,
+                    "more than 2^31 positions in one copy: part=", p,
+                    " num_positions=", part.num_positions);
+      if (step < num_steps(part.plan)) passes.add(part, step, max_segment_bytes, first_position);
+      first_position += part.num_positions;
+    }
   }
   passes.flush();
 }

@@ -1,6 +1,7 @@
 // From two layouts and a window to a Plan: drop, merge, order.
 #include <algorithm>
 #include <sstream>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -100,12 +101,19 @@ void add_plane_axis(int64_t begin, int64_t end, const PlaneSteps& src, const Pla
   axes.push_back({end - begin, src.stride, dst.stride, bit, src.planes, dst.planes});
 }
 
-void merge_into_run(std::vector<WideAxis>& axes, int64_t& run_bytes, uint32_t& run_bits) {
+// Of kLayers a layer is never part of something else.
+bool may_merge(const WideAxis& axis, RunOrder order) {
+  return order == RunOrder::kPages || axis.bits != kAxisLayer;
+}
+
+void merge_into_run(std::vector<WideAxis>& axes, Plan& plan) {
+  int64_t& run_bytes = plan.run_bytes;
   for (size_t i = 0; i < axes.size();) {
     const bool stays_in_plane = axes[i].src_planes == 0 && axes[i].dst_planes == 0;
-    if (stays_in_plane && axes[i].src_stride == run_bytes && axes[i].dst_stride == run_bytes) {
+    if (may_merge(axes[i], plan.order) && stays_in_plane && axes[i].src_stride == run_bytes &&
+        axes[i].dst_stride == run_bytes) {
       run_bytes *= axes[i].extent;
-      run_bits |= axes[i].bits;
+      plan.run_bits |= axes[i].bits;
       axes.erase(axes.begin() + static_cast<std::ptrdiff_t>(i));
       i = 0;
     } else {
@@ -115,11 +123,11 @@ void merge_into_run(std::vector<WideAxis>& axes, int64_t& run_bytes, uint32_t& r
 }
 
 // `axes` are innermost first; two neighbours that continue each other on both sides become one.
-void merge_neighbours(std::vector<WideAxis>& axes) {
+void merge_neighbours(std::vector<WideAxis>& axes, RunOrder order) {
   for (size_t i = 0; i + 1 < axes.size();) {
     WideAxis& inner = axes[i];
     const WideAxis& outer = axes[i + 1];
-    if (outer.continues(inner)) {
+    if (may_merge(outer, order) && outer.continues(inner)) {
       inner.extent *= outer.extent;
       inner.bits |= outer.bits;
       axes.erase(axes.begin() + static_cast<std::ptrdiff_t>(i) + 1);
@@ -214,9 +222,10 @@ Plan Slices::at(int64_t slice) const {
 }
 
 Plan make_plan(const PageLayout& src, const PageLayout& dst, const PageWindow& window,
-               Ascending ascending) {
+               Ascending ascending, RunOrder order) {
   require_same_pages(src, dst, window);
   Plan plan{};
+  plan.order = order;
   std::vector<WideAxis> axes;
   add_plane_axis(window.layer_begin, window.layer_end, layer_steps(src), layer_steps(dst),
                  kAxisLayer, axes, plan);
@@ -229,14 +238,15 @@ Plan make_plan(const PageLayout& src, const PageLayout& dst, const PageWindow& w
   std::erase_if(axes, [](const WideAxis& axis) { return axis.extent == 1; });
 
   plan.run_bytes = src.head_bytes;
-  merge_into_run(axes, plan.run_bytes, plan.run_bits);
+  merge_into_run(axes, plan);
   const auto step = [&](const WideAxis& axis) {  // planes lie apart from each other: outermost
-    return ascending == Ascending::kSource ? std::pair(axis.src_planes, axis.src_stride)
-                                           : std::pair(axis.dst_planes, axis.dst_stride);
+    const bool is_last = !may_merge(axis, order);
+    return ascending == Ascending::kSource ? std::tuple(is_last, axis.src_planes, axis.src_stride)
+                                           : std::tuple(is_last, axis.dst_planes, axis.dst_stride);
   };
   std::stable_sort(axes.begin(), axes.end(),
                    [&](const WideAxis& a, const WideAxis& b) { return step(a) < step(b); });
-  merge_neighbours(axes);
+  merge_neighbours(axes, order);
 
   require_few(axes);
   for (const WideAxis& axis : axes) {

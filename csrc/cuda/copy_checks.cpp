@@ -72,6 +72,13 @@ void require_host_ids(const char* executor, const CopySet& set) {
                     " lie on the device");
 }
 
+// A chunk has whole pages, so its layers arrive together.
+void require_no_layer_order(const CopySet& set) {
+  for (uint32_t i = 0; i < set.num_parts; ++i)
+    HICACHE_CHECK(kLayout, num_steps(set.parts[i].plan) == 1,
+                  "staged moves whole pages, and the plan of part=", i, " is in order of layers");
+}
+
 void require_room(const CopySet& set, const StagingRing* ring) {
   const size_t slot_bytes = ring == nullptr ? kStagingBytes / kNumSlots : ring->slot_bytes();
   for (uint32_t i = 0; i < set.num_parts; ++i) {
@@ -107,6 +114,7 @@ void check_executor(const CopySet& set, const CudaCopyOptions& options, const Pl
       HICACHE_CHECK(kCuda, options.ring == nullptr || options.ring->device() == options.device,
                     "the staging memory lies on cuda:", options.ring->device(),
                     ", the copy runs on cuda:", options.device);
+      require_no_layer_order(set);
       require_room(set, options.ring.get());
       checked.host_side = host_side_of(places);
   }

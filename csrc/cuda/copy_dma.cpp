@@ -81,10 +81,14 @@ void add_runs(DmaQueue& queue, const CopySet& set) {
   for_each_pass(set, int64_t{kMaxDmaBytes}, [&](const Pass& pass) {
     const WorkerArgs args{pass, nullptr};
     NoGuard none;
-    for (uint32_t unit = 0; unit < pass.num_units(); ++unit) {
-      const Segment segment = segment_of(args, unit, true, none);
-      if (segment.num_bytes > 0)
-        queue.add(segment.dst, segment.src, static_cast<size_t>(segment.num_bytes));
+    for (uint32_t part = 0; part < pass.set.num_parts; ++part) {
+      for (uint32_t unit = pass.first_unit(part); unit < pass.unit_ends[part]; ++unit) {
+        const Segment segment = segment_of(args, unit, true, none);
+        if (segment.num_bytes > 0)
+          queue.add(segment.dst, segment.src, static_cast<size_t>(segment.num_bytes));
+      }
+      // The copies of a batch have no order among them: the next layer is another batch.
+      if (pass.set.parts[part].plan.order == RunOrder::kLayers) queue.flush();
     }
   });
 }

@@ -1,16 +1,22 @@
 """The native module; one section per file of csrc/bindings/."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from hicache_ext._C_emulators import CudaEmulator as CudaEmulator
 from hicache_ext._C_emulators import Emulation as Emulation
 from hicache_ext._C_emulators import emulate_copy as emulate_copy
-
-_Slot = TypeVar("_Slot", bound=tuple[Any, ...])
+from hicache_ext._C_groups import LANE_FORMAT as LANE_FORMAT
+from hicache_ext._C_groups import LANE_NEUTRAL as LANE_NEUTRAL
+from hicache_ext._C_groups import MAX_LANE_POOLS as MAX_LANE_POOLS
+from hicache_ext._C_groups import LaneSchema as LaneSchema
+from hicache_ext._C_groups import NcclGroup as NcclGroup
+from hicache_ext._C_groups import NcclLibrary as NcclLibrary
+from hicache_ext._C_groups import ShmGroup as ShmGroup
+from hicache_ext._C_groups import lanes_pack as lanes_pack
+from hicache_ext._C_groups import lanes_unpack as lanes_unpack
 
 # --- module.cpp
 with_cuda: bool
@@ -22,29 +28,6 @@ def page_keys(tokens: bytes, page_size: int, seed: bytes, impl: str = "auto") ->
 
 # --- bind_xxh3.cpp
 def xxh3_128_digest(data: Any, *, seed: int = 0, isa: str = "auto") -> bytes: ...
-
-# --- bind_agreement.cpp: the lanes of a tick
-LANE_NEUTRAL: int
-LANE_FORMAT: int
-MAX_LANE_POOLS: int
-
-class LaneSchema:
-    def __init__(self, hash: int, num_pools: int, num_slots: int) -> None: ...
-    @property
-    def num_lanes(self) -> int: ...
-
-def lanes_pack(
-    schema: LaneSchema,
-    epoch: int,
-    digest: int,
-    slots: Mapping[int, tuple[Any, ...]],
-) -> npt.NDArray[np.int64]: ...
-def lanes_unpack(
-    schema: LaneSchema,
-    agreed: npt.NDArray[np.int64],
-    mine: npt.NDArray[np.int64],
-    slot_type: type[_Slot],
-) -> tuple[tuple[int, int, int, int], dict[int, _Slot]]: ...
 
 # --- bind_plan.cpp
 class Ascending:
@@ -80,6 +63,7 @@ class Plan:
     run_bits: int
     align_bytes: int
     runs_per_page: int
+    num_steps: int
     axes: list[tuple[int, int, int, int, int, int]]
     def locate(
         self, src_page: int, dst_page: int, run: int
@@ -94,6 +78,7 @@ def make_plan(
     heads: tuple[int, int],
     tokens: tuple[int, int],
     ascending: Ascending,
+    order: str = "pages",
 ) -> Plan: ...
 def fast_div(n: int, divisor: int) -> int: ...
 
@@ -266,35 +251,3 @@ class DlpackTensor:
     def strides(self) -> tuple[int, ...] | None: ...  # elements; None: dense
     @property
     def is_read_only(self) -> bool: ...
-
-# --- bind_shm_group.cpp: a group of ranks over shared memory
-class ShmGroup:
-    def __init__(self, name: str, rank: int, size: int, num_lanes: int) -> None: ...
-    def attach(self, deadline_s: float) -> None: ...
-    def issue(self, lanes: npt.NDArray[np.int64]) -> None: ...
-    def ready(self) -> bool: ...
-    def result(self, deadline_s: float) -> npt.NDArray[np.int64]: ...
-    def close(self) -> None: ...
-
-# --- bind_nccl.cpp
-class NcclLibrary:
-    def __init__(self, path: str = "") -> None: ...
-    @property
-    def version(self) -> int: ...
-    def all_reduce_min(self, send: int, recv: int, count: int, comm: int, stream: int) -> None: ...
-
-# --- bind_nccl_group.cpp: only where with_cuda
-class NcclGroup:
-    def __init__(
-        self, nccl: NcclLibrary, schema: LaneSchema, comm: int, device: int, stream: int
-    ) -> None: ...
-    @property
-    def rank(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    def issue(self, lanes: npt.NDArray[np.int64]) -> None: ...
-    def issue_records(self, header: int, slots: int) -> None: ...
-    def ready(self) -> bool: ...
-    def result(
-        self, deadline_s: float, slot_type: type[_Slot]
-    ) -> tuple[npt.NDArray[np.int64], tuple[int, int, int, int], dict[int, _Slot]]: ...

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from hicache_ext.cuda_copy import Priority, StagingRing
+from hicache_ext.errors import LayoutError
 from hicache_ext.executors import EXECUTORS, CopyOptions, start
 from hicache_ext.layout import KvMask, LayoutSpec, PagedBuffer
 from hicache_ext.page_ids import PageIds
-from hicache_ext.plan import Plan, PlanAxis, Side, make_plan
-from hicache_ext.plan_set import CopyPart, PlanSet
+from hicache_ext.plan import Plan, PlanAxis, RunOrder, Side, make_plan
+from hicache_ext.plan_set import CopyPart, PlanSet, whole_pages
 from hicache_ext.ticket import Ticket
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "PlanAxis",
     "PlanSet",
     "Priority",
+    "RunOrder",
     "Side",
     "StagingRing",
     "Ticket",
@@ -48,6 +50,7 @@ def copy_pages(
     num_threads: int | None = None,
     priority: Priority | None = None,
     staging: StagingRing | None = None,
+    order: RunOrder | None = None,
 ) -> Ticket:
     """Copy page src_page_ids[i] of `src` to page dst_page_ids[i] of `dst`, for every i.
 
@@ -67,6 +70,7 @@ def copy_pages(
     priority: run on a stream of the library's own instead, after what `stream` has; what `stream`
     gets later waits only if told to: ticket.wait(stream).
     staging: the memory of the staged executor, by default 64 MiB that each GPU gets once.
+    order: RunOrder.LAYERS has layer 0 of all pages there first; a plan has its own order.
     For sm_reg and sm_bulk ids may lie on the GPU, int32 or int64; then a bad one is found there,
     its page skipped, and the ticket's result raises.
 
@@ -83,6 +87,10 @@ def copy_pages(
     of range or a destination page twice; names side, position and value), CudaError (no CUDA, an
     executor that this GPU has not, host memory that it cannot reach, a stream of another GPU).
     """
+    if order is not None:
+        if plan is not None:
+            raise LayoutError(f"order={order} beside a plan, which has its own: {plan.order}")
+        plan = whole_pages(src, dst, order)
     parts = PlanSet([CopyPart(src, src_page_ids, dst, dst_page_ids, plan)])
     return start(executor, parts, CopyOptions(stream, num_sms, num_threads, priority, staging))
 

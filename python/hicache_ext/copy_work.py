@@ -23,6 +23,7 @@ class PartWork:
     run_bytes: int
     align_bytes: int = 128  # of every run on both sides
     host_run_bytes: int = 0  # contiguous on the host's side alone; 0: a run, not more
+    num_steps: int = 1  # more: all pages of a layer come before the next layer
 
     @classmethod
     def of_plan(cls, plan: _C.Plan, num_pages: int, direction: Direction) -> PartWork:
@@ -33,7 +34,8 @@ class PartWork:
         elif direction is Direction.DEVICE_TO_HOST:
             host_run_bytes = _contiguous_bytes(plan, stride_at=3, planes_at=5)
         runs_per_page, align_bytes = plan.runs_per_page, plan.align_bytes
-        return cls(num_pages, runs_per_page, plan.run_bytes, align_bytes, host_run_bytes)
+        run_bytes, num_steps = plan.run_bytes, plan.num_steps
+        return cls(num_pages, runs_per_page, run_bytes, align_bytes, host_run_bytes, num_steps)
 
     @property
     def num_runs(self) -> int:

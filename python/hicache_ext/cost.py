@@ -94,6 +94,8 @@ def _why_no_engine(work: Work, executor: str) -> str:
         return ""
     if work.direction is Direction.DEVICE_TO_DEVICE:
         return "stages only what crosses the link"
+    if any(part.num_steps > 1 for part in work.parts):
+        return "stages whole pages, these are in order of layers"
     largest = max((part.packed_bytes for part in work.parts), default=0)
     if largest > work.slot_bytes:
         return f"a page of {largest} B does not fit into a staging slot of {work.slot_bytes} B"

@@ -24,6 +24,13 @@ class Side(Enum):
     DESTINATION = "destination"
 
 
+class RunOrder(Enum):
+    """What of a copy comes first: page after page, or all pages of a layer before the next one."""
+
+    PAGES = "pages"
+    LAYERS = "layers"
+
+
 def ascending_side(src_device: str) -> Side:
     """The side whose addresses should rise from run to run; src_device is "cpu" or "cuda:N".
 
@@ -59,6 +66,7 @@ class Plan:
     heads: tuple[int, int]
     tokens: tuple[int, int]
     ascending: Side
+    order: RunOrder
     native: _C.Plan = field(repr=False)
 
     @property
@@ -122,6 +130,8 @@ class Plan:
             f"{self.src.stride_page} B -> {self.dst.stride_page} B; every address a multiple of "
             f"{self.native.align_bytes} B from its buffer; {self.ascending.value} addresses ascend"
         )
+        if (num_steps := self.native.num_steps) > 1:
+            lines.append(f"  order all pages of a layer, then of the next; {num_steps} layers")
         return "\n".join(lines)
 
 
@@ -138,6 +148,7 @@ def make_plan(
     heads: tuple[int, int] | None = None,
     tokens: tuple[int, int] | None = None,
     ascending: Side = Side.SOURCE,
+    order: RunOrder = RunOrder.PAGES,
 ) -> Plan:
     """The plan from `src` pages to `dst` pages, whole or a window of them.
 
@@ -145,6 +156,8 @@ def make_plan(
     tokens: half-open range inside of each page, by default all.
     kv: K, V or both; a latent cache (num_kv=1) has only BOTH.
     ascending: the side whose addresses rise from run to run, see ascending_side().
+    order: with LAYERS layer 0 of all pages is there first, for a model that begins with it. Runs
+    then end with their layer, a launch has at most eight layers, and staged cannot do it.
     LayoutError where the two differ in a page's extents or the window does not lie inside.
     """
     if layers is None:
@@ -153,7 +166,7 @@ def make_plan(
         heads = (0, src.num_heads)
     if tokens is None:
         tokens = (0, src.page_size)
-    return _make_plan(src, dst, tuple(layers), kv, tuple(heads), tuple(tokens), ascending)
+    return _make_plan(src, dst, tuple(layers), kv, tuple(heads), tuple(tokens), ascending, order)
 
 
 @lru_cache(maxsize=256)
@@ -165,6 +178,7 @@ def _make_plan(
     heads: tuple[int, int],
     tokens: tuple[int, int],
     ascending: Side,
+    order: RunOrder,
 ) -> Plan:
     if src.num_kv == 1 and kv is not KvMask.BOTH:
         raise LayoutError(f"kv={kv.name} of a latent cache (num_kv=1)")
@@ -176,8 +190,9 @@ def _make_plan(
         heads=heads,
         tokens=tokens,
         ascending=_C.Ascending.SOURCE if ascending is Side.SOURCE else _C.Ascending.DESTINATION,
+        order=order.value,
     )
-    return Plan(src, dst, layers, kv, heads, tokens, ascending, native)
+    return Plan(src, dst, layers, kv, heads, tokens, ascending, order, native)
 
 
 def _native(spec: LayoutSpec) -> _C.PageLayout:

@@ -17,7 +17,7 @@ from hicache_ext.explain import explain_cost
 from hicache_ext.hazards import Access, Hazards, Ids
 from hicache_ext.layout import PagedBuffer
 from hicache_ext.page_ids import PageIds, gpu_page_ids, host_page_ids, is_on_gpu
-from hicache_ext.plan import Plan, ascending_side, make_plan
+from hicache_ext.plan import Plan, RunOrder, ascending_side, make_plan
 from hicache_ext.ticket import Ticket
 
 MAX_PARTS: int = _C.MAX_PARTS
@@ -154,11 +154,15 @@ class PlanSet:
         return "\n".join([*texts, explain_cost([self.work(num_threads=num_threads)], model)])
 
 
+def whole_pages(src: PagedBuffer, dst: PagedBuffer, order: RunOrder = RunOrder.PAGES) -> Plan:
+    """The plan of a copy that was given none."""
+    return make_plan(src.spec, dst.spec, ascending=ascending_side(src.device), order=order)
+
+
 def _plan_for(part: CopyPart) -> Plan:
     src, dst, plan = part.src, part.dst, part.plan
     if plan is None:
-        side = ascending_side(src.device)
-        return make_plan(src.spec, dst.spec, ascending=side)
+        return whole_pages(src, dst)
     if plan.src != src.spec or plan.dst != dst.spec:
         raise LayoutError(
             f"the plan is for {plan.src.name} -> {plan.dst.name} of other extents or strides than "

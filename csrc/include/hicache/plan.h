@@ -32,6 +32,9 @@ enum AxisBit : uint32_t {
   kAxisLayer = 32,
 };
 
+// kLayers: all pages of the first layer, then all of the second, so that layer 0 is there first.
+enum class RunOrder : uint32_t { kPages, kLayers };
+
 constexpr int kMaxAxes = 5;  // all named layouts stay below it, whatever their head groups
 constexpr int64_t kMaxUnits = int64_t{1} << 31;  // exclusive; what FastDiv can divide
 
@@ -61,9 +64,18 @@ struct Plan {
   Axis axes[kMaxAxes];           // innermost first
   uint32_t axis_bits[kMaxAxes];  // AxisBit of each axis, for people
   uint32_t run_bits;             // AxisBit of what was merged into the run
+  RunOrder order;                // kLayers: the outermost axis is the layers, if there are several
   uint32_t
       align_bytes;  // largest power of two <= 128 that divides every offset, stride and the run
 };
+
+// Into how many steps kLayers divides the copy; Slices of runs_per_page / num_steps runs are those
+// of a page.
+inline int64_t num_steps(const Plan& plan) {
+  const bool in_layers = plan.order == RunOrder::kLayers && plan.num_axes > 0 &&
+                         plan.axis_bits[plan.num_axes - 1] == kAxisLayer;
+  return in_layers ? plan.axes[plan.num_axes - 1].extent : 1;
+}
 
 HICACHE_HD int64_t page_bytes(const Plan& plan) { return plan.run_bytes * plan.runs_per_page; }
 
@@ -132,6 +144,6 @@ enum class Ascending { kSource, kDestination };  // whose addresses rise with th
 
 // Throws Error(kLayout) where the two layouts or the window do not fit.
 Plan make_plan(const PageLayout& src, const PageLayout& dst, const PageWindow& window,
-               Ascending ascending);
+               Ascending ascending, RunOrder order = RunOrder::kPages);
 
 }  // namespace hicache
