@@ -11,7 +11,7 @@ from copy_world import PAGE_BYTES, SIZES, World, batches, only, spec
 from emulated_cuda import EmulatedArray, emulated_cuda
 
 from hicache_ext import _C
-from hicache_ext.copy import CopyPart, PlanSet, Priority, StagingRing, copy_pages, make_plan
+from hicache_ext.copy import CopyPart, PlanSet, Priority, StagingRing, copy_pages
 from hicache_ext.errors import CudaError
 from hicache_ext.layout import LayoutSpec, PagedBuffer
 
@@ -141,6 +141,30 @@ def test_ids_cost_one_upload_and_no_allocation_when_warm(world: World) -> None:
     assert [call.split()[0] for call in warm] == ["create_event", "copy", "launch", "record"]
 
 
+def test_code_is_loaded_once(world: World) -> None:
+    loads = [only(world.to_device([1], executor="sm_reg"), "preload") for _ in range(2)]
+    assert loads == [["preload short_runs"], []]
+    assert only(world.to_device([1], executor="sm_bulk"), "preload") == ["preload bulk"]
+
+
+@pytest.mark.parametrize(
+    ("executor", "options", "num_blocks"),
+    [
+        ("sm_reg", {}, 4),  # the host takes part: what fills a link
+        ("sm_reg", {"num_sms": 7}, 7),
+        ("sm_reg", {"num_sms": 1000}, 13),  # 1600 runs, 128 at a time in each
+        ("staged", {}, 8),  # device memory alone: a quarter of the SMs
+        ("staged", {"num_sms": 2}, 2),
+    ],
+)
+def test_the_quota_of_sms(executor: str, options: dict[str, int], num_blocks: int) -> None:
+    with emulated_cuda(num_sms=32) as cuda:
+        world = World(cuda, spec("layer_first", 200), spec("page_unified", 200))
+        calls = world.to_host(list(range(200)), executor=executor, **options)
+        (launch,) = only(calls, "launch")
+        assert launch.endswith(f"blocks={num_blocks}")
+
+
 @pytest.mark.parametrize("executor", ["sm_reg", "sm_bulk", "ce_batch", "staged"])
 @pytest.mark.parametrize("direction", ["to_host", "to_device"])
 def test_a_failing_call_leaves_nothing_in_flight(executor: str, direction: str) -> None:
@@ -177,7 +201,8 @@ def test_work_that_fails_on_the_device_is_told_by_the_ticket() -> None:
 def test_a_dropped_ticket_waits(world: World) -> None:
     for _ in range(3):  # page ids in recycled memory: each copy still has its own
         for page in range(4):
-            copy_pages(world.device, [page], world.host, [page], stream=world.stream)
+            options = dict(executor="sm_reg", stream=world.stream)
+            copy_pages(world.device, [page], world.host, [page], **options)
             assert world.cuda.num_pending == 0
     np.testing.assert_array_equal(world.pages(world.host)[:4], world.pages(world.device)[:4])
 
@@ -193,11 +218,8 @@ def test_the_native_ticket_waits_as_well(world: World) -> None:
 
 
 def test_tickets_that_run_share_no_memory(world: World) -> None:
-    plan = make_plan(world.device.spec, world.host.spec)
+    options = dict(executor="sm_reg", stream=world.stream)
     world.to_host([0], executor="sm_reg")  # its memory for page ids is free again
-    tickets = [
-        copy_pages(world.device, [i], world.host, [7 - i], plan=plan, stream=world.stream)
-        for i in range(8)
-    ]
+    tickets = [copy_pages(world.device, [i], world.host, [7 - i], **options) for i in range(8)]
     assert sum(ticket.result() for ticket in tickets) == 8 * PAGE_BYTES
     np.testing.assert_array_equal(world.pages(world.host), world.pages(world.device)[::-1])

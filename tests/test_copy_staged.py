@@ -31,7 +31,7 @@ PACK = f"launch short_runs {CALLER}"
 
 def steps_of(calls: list[str]) -> list[str]:
     """The calls without sizes, and without what is made for the copy."""
-    kept = [call for call in calls if not call.startswith(("create", "allocate"))]
+    kept = [call for call in calls if not call.startswith(("create", "allocate", "preload"))]
     return [re.sub(r" (bytes|blocks)=\d+", "", call) for call in kept]
 
 

@@ -14,6 +14,7 @@ namespace hicache {
 namespace {
 
 constexpr unsigned char kFreed = 0xdd;
+const char* const kKernelNames[] = {"short_runs", "long_runs", "bulk"};  // of CopyKernel
 
 // Memory as the loop bodies use it.
 struct HostAccess {
@@ -260,7 +261,11 @@ bool CudaEmulator::copy_batch(const CopyBatch& batch, CudaStream stream) {
   return true;
 }
 
-void CudaEmulator::preload(CopyKernel) {}
+void CudaEmulator::preload(CopyKernel kernel) {
+  std::lock_guard lock(mutex_);
+  note(std::string("preload ") + kKernelNames[static_cast<int>(kernel)]);
+  loaded_.emplace(current_device_, kernel);
+}
 
 void CudaEmulator::require_readable(const void* address, size_t alignment) {
   if (address == nullptr) return;
@@ -272,10 +277,12 @@ void CudaEmulator::require_readable(const void* address, size_t alignment) {
 
 void CudaEmulator::launch(CopyKernel kernel, const WorkerArgs& args, const CopyGrid& grid,
                           CudaStream stream) {
-  static const char* const names[] = {"short_runs", "long_runs", "bulk"};
   std::lock_guard lock(mutex_);
-  note(std::string("launch ") + names[static_cast<int>(kernel)] + " stream=" + show(stream) +
+  note(std::string("launch ") + kKernelNames[static_cast<int>(kernel)] + " stream=" + show(stream) +
        " blocks=" + std::to_string(grid.num_blocks));
+  HICACHE_CHECK(kCuda,
+                !loaded_.emplace(current_device_, kernel).second || !streams_.is_capturing(stream),
+                "launch: the kernel's code would be loaded in a capture");
   require_readable(args.guard, alignof(CopyGuard));
   for (uint32_t i = 0; i < args.pass.set.num_parts; ++i) {
     const CopyParams& part = args.pass.set.parts[i];

@@ -126,12 +126,17 @@ void EmulatedStreams::run(CudaStream stream) {
 }
 
 void EmulatedStreams::run_all() {
-  run_until([&] { return num_pending() == 0; });
+  run_until([&] {
+    return std::all_of(streams_.begin(), streams_.end(),
+                       [](const auto& item) { return item.second.queue.empty(); });
+  });
 }
 
 int64_t EmulatedStreams::num_pending() const {
   int64_t count = 0;
-  for (const auto& [handle, stream] : streams_) count += static_cast<int64_t>(stream.queue.size());
+  for (const auto& [handle, stream] : streams_)
+    count += std::count_if(stream.queue.begin(), stream.queue.end(),
+                           [](const Op& op) { return op.work != nullptr; });
   return count;
 }
 

@@ -23,7 +23,7 @@ DmaQueue::DmaQueue(CudaApi& cuda, CudaStream stream)
     : cuda_(cuda),
       stream_(stream),
       in_batches_(!is_legacy_default(stream) && !cuda.is_capturing(stream)),
-      regions_(pinned_regions_in(nullptr, SIZE_MAX)) {}
+      regions_(pinned_regions()) {}
 
 void DmaQueue::add(std::byte* dst, const std::byte* src, size_t num_bytes) {
   if (num_bytes_ > 0 && dst == dst_ + num_bytes_ && src == src_ + num_bytes_) {

@@ -34,6 +34,13 @@ class Registry {
     regions_.erase(region.address);
   }
 
+  std::vector<PinnedRegion> all() {
+    std::lock_guard lock(mutex_);
+    std::vector<PinnedRegion> found;
+    for (const auto& [address, num_bytes] : regions_) found.push_back({address, num_bytes});
+    return found;
+  }
+
   std::vector<PinnedRegion> within(std::byte* begin, std::byte* end) {
     std::vector<PinnedRegion> found;
     std::lock_guard lock(mutex_);
@@ -65,6 +72,8 @@ std::string words(const PinApi& api, int code) {
 }
 
 }  // namespace
+
+std::vector<PinnedRegion> pinned_regions() { return registry().all(); }
 
 std::vector<PinnedRegion> pinned_regions_in(const void* begin, std::size_t num_bytes) {
   auto* const first = static_cast<std::byte*>(const_cast<void*>(begin));

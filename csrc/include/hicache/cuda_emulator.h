@@ -9,7 +9,9 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hicache/cuda_api.h"
@@ -86,6 +88,7 @@ class CudaEmulator final : public CudaApi {
   int64_t calls_to_failure_ = -1;
   std::vector<std::string> calls_;
   EmulatedStreams streams_;
+  std::set<std::pair<int, CopyKernel>> loaded_;  // on which device
   std::map<std::byte*, Memory, std::less<>> memory_;
   std::vector<std::unique_ptr<std::byte[]>> freed_;
 };

@@ -33,7 +33,7 @@ class EmulatedStreams {
   void run(CudaStream stream);
   void run_all();
   bool has_failed() const { return has_failed_; }
-  int64_t num_pending() const;
+  int64_t num_pending() const;  // copies and kernels that have not run
 
   // What follows on the stream is kept instead of run, until end_capture(); replay() enqueues it.
   void begin_capture(CudaStream stream);

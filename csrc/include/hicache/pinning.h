@@ -31,6 +31,9 @@ struct PinnedRegion {
   std::size_t num_bytes;
 };
 
+// All that this process has registered, ascending. From any thread.
+std::vector<PinnedRegion> pinned_regions();
+
 // What this process has registered of [begin, begin + num_bytes), ascending and cut to that range:
 // where a batched copy has to be split. From any thread.
 std::vector<PinnedRegion> pinned_regions_in(const void* begin, std::size_t num_bytes);
