@@ -5,13 +5,6 @@ from __future__ import annotations
 import random
 from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Any
-
-import pytest
-
-from hicache_ext import _C, executors
-from hicache_ext.plan_set import PlanSet
-from hicache_ext.ticket import Ticket
 
 
 class FakeCopy:
@@ -85,17 +78,3 @@ class FakeGpu:
     def _can_go_on(self, stream: int) -> bool:
         head = self.streams[stream][0]
         return self._owner[head] == stream or head.is_done
-
-
-def install(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies are started on the fake GPU, and their bytes move when it executes them."""
-
-    def start(name: str, parts: PlanSet, stream: Any, *options: object) -> Ticket:
-        def work() -> None:
-            _C.copy_on_cpu(parts.native, reference=True, num_threads=1, isa="auto")
-
-        parts.wait_for_copies(stream)
-        return parts.record(Ticket(0, (parts,), gpu.start(stream, work)))
-
-    monkeypatch.setattr(executors, "choose", lambda parts, options: "sm_reg")
-    monkeypatch.setattr(executors, "start_on_stream", start)

@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from fake_gpu import FakeGpu, install
+from emulated_cuda import emulated_cuda, pinned
 
 from hicache_ext.copy import copy_pages, gather_pages, scatter_pages
 from hicache_ext.errors import LayoutError, LifetimeError
@@ -62,17 +62,17 @@ def test_a_table_of_tensors_that_were_freed() -> None:
         gather_pages(table, range(4), out)
 
 
-def test_a_released_tensor_lives_as_long_as_its_copy(monkeypatch) -> None:
-    gpu = FakeGpu(0)
-    install(gpu, monkeypatch)
-    tensor = torch.full((NUM_BYTES,), 7, dtype=torch.uint8)
-    alive = weakref.ref(tensor)
-    target = np.zeros(NUM_BYTES, np.uint8)
-    src, dst = PagedBuffer(tensor, SPEC), PagedBuffer(target, SPEC)
-    ticket = copy_pages(src, range(4), dst, range(4), stream=1)
-    del tensor, src
-    gc.collect()
-    assert alive() is not None and not target.any()
-    ticket.wait()
-    gc.collect()
-    assert (target == 7).all() and alive() is None
+def test_a_released_tensor_lives_as_long_as_its_copy() -> None:
+    with emulated_cuda() as cuda:
+        tensor = torch.full((NUM_BYTES,), 7, dtype=torch.uint8)
+        alive = weakref.ref(tensor)
+        target = pinned(cuda, np.zeros(NUM_BYTES, np.uint8))
+        src, dst = PagedBuffer(tensor, SPEC), PagedBuffer(target, SPEC)
+        cuda.register_host(src.address, NUM_BYTES)
+        ticket = copy_pages(src, range(4), dst, range(4), executor="sm_reg")
+        del tensor, src
+        gc.collect()
+        assert alive() is not None and not target.any()
+        ticket.wait()
+        gc.collect()
+        assert (target == 7).all() and alive() is None

@@ -1,11 +1,15 @@
 """Pages of a pool under running copies: what alloc, free and close do."""
 
+from typing import Any
+
+import numpy as np
 import pytest
-from fake_gpu import FakeGpu, install
+from emulated_cuda import EmulatedArray, emulated_cuda
+from fake_gpu import FakeGpu
 
 from hicache_ext.copy import copy_pages
 from hicache_ext.errors import CudaError, LifetimeError
-from hicache_ext.layout import LayoutSpec
+from hicache_ext.layout import LayoutSpec, PagedBuffer
 from hicache_ext.pool import Access, DevicePool, HostPool, PagePool, PageState
 from hicache_ext.ticket import Ticket
 
@@ -97,40 +101,61 @@ def test_memory_refuses_to_close_under_a_copy_that_no_pool_knows(pool) -> None:
 # --- copies --------------------------------------------------------------------------------------
 
 
-def test_copies_from_one_page_share_it_and_those_to_it_queue(monkeypatch) -> None:
-    gpu = FakeGpu(0)
-    install(gpu, monkeypatch)
-    device, host = DevicePool(SPEC, name="l1"), HostPool(SPEC, name="l2")
-    first = copy_pages(device.buffer, [0, 1], host.buffer, [0, 1], stream=1)
-    second = copy_pages(device.buffer, [1, 2], host.buffer, [2, 3], stream=2)
-    assert [len(gpu.streams[i]) for i in (1, 2)] == [1, 1]  # no wait between them
-    third = copy_pages(device.buffer, [3, -1], host.buffer, [3, 0], stream=3)
-    waits = list(gpu.streams[3])[:-1]
-    assert waits == [second._running, first._running] or waits == [first._running, second._running]
-    assert third.result() == 1 and first.query() and second.query()
+def waits_of(cuda: Any) -> list[str]:
+    return [call for call in cuda.take_calls() if call.startswith("stream_wait")]
 
 
-def test_ids_that_only_the_gpu_knows_stand_for_every_page(monkeypatch) -> None:
-    class OnGpu:
-        shape = (1,)
-
-        @property
-        def __cuda_array_interface__(self) -> dict:
-            return dict(shape=(1,), typestr="<i8", data=(4096, False), version=3)
-
-        def __len__(self) -> int:
-            return 1
-
-    gpu = FakeGpu(0)
-    install(gpu, monkeypatch)
-    device, host = DevicePool(SPEC, name="l1"), HostPool(SPEC, name="l2")
-    ticket = copy_pages(device.buffer, OnGpu(), host.buffer, [2], stream=1)
-    assert device.hazards.pages() == [0, 1, 2, 3] and host.hazards.pages() == [2]
-    gpu.streams[1].clear()  # there is no such memory: it must not execute
-    ticket._running.is_done = True
+def pinned_pools(cuda: Any) -> tuple[PagePool, PagePool]:
+    pools = DevicePool(SPEC, name="l1"), HostPool(SPEC, name="l2")
+    for pool in pools:
+        cuda.register_host(pool.buffer.address, pool.spec.num_bytes)
+    return pools
 
 
-def test_a_copy_that_does_not_start_leaves_no_trace(monkeypatch) -> None:
+def test_copies_from_one_page_share_it_and_those_to_it_queue() -> None:
+    with emulated_cuda() as cuda:
+        device, host = pinned_pools(cuda)
+        on = [{"executor": "sm_reg", "stream": cuda.create_stream()} for _ in range(3)]
+        other = [
+            PagedBuffer(EmulatedArray(cuda, np.zeros(SPEC.num_bytes, np.uint8)), SPEC) for _ in "ab"
+        ]
+        busy = [copy_pages(other[0], [0], other[1], [0], **on[i % 2]) for i in range(20)]
+        first = copy_pages(device.buffer, [0, 1], host.buffer, [0, 1], **on[0])
+        second = copy_pages(device.buffer, [1, 2], host.buffer, [2, 3], **on[1])
+        assert waits_of(cuda) == []
+        third = copy_pages(device.buffer, [3, -1], host.buffer, [3, 0], **on[2])
+        assert len(waits_of(cuda)) == 2, "it overwrites a page of each"
+        assert not busy[-1].query()
+        assert third.result() == SPEC.page_bytes
+        assert first.query() and second.query()
+
+
+def test_ids_that_only_the_gpu_knows_stand_for_every_page() -> None:
+    with emulated_cuda() as cuda:
+        device, host = pinned_pools(cuda)
+        ids = EmulatedArray(cuda, np.array([1]))
+        ticket = copy_pages(device.buffer, ids, host.buffer, [2], executor="sm_reg")
+        serials = [pool.hazards._last_read.tolist() for pool in (device, host)]
+        assert serials == [[1, 1, 1, 1], [0, 0, 0, 0]]
+        assert host.hazards._last_write.tolist() == [0, 0, 1, 0]
+        ticket.wait()
+
+
+def test_a_graph_neither_waits_nor_is_waited_for() -> None:
+    with emulated_cuda() as cuda:
+        device, host = pinned_pools(cuda)
+        mine, other = cuda.create_stream(), cuda.create_stream()
+        running = copy_pages(device.buffer, [0], host.buffer, [0], executor="sm_reg", stream=other)
+        cuda.begin_capture(mine)
+        captured = copy_pages(device.buffer, [1], host.buffer, [0], executor="sm_reg", stream=mine)
+        cuda.end_capture(mine)
+        assert waits_of(cuda) == []
+        assert host.hazards.running([0], Access.WRITE) in ([running], [])
+        running.wait()
+        assert captured.query() and host.hazards.pages() == []
+
+
+def test_a_copy_that_does_not_start_leaves_no_trace() -> None:
     device, host = DevicePool(SPEC, name="l1"), HostPool(SPEC, name="l2")
     for bad in ([4], [0, 1]):
         with pytest.raises(ValueError, match=r"page id|id counts"):

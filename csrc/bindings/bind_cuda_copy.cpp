@@ -68,6 +68,17 @@ Registrar registrar([](py::module_& m) {
         return is_capturing(device, reinterpret_cast<CudaStream>(stream));
       },
       py::arg("device"), py::arg("stream"));
+  m.def(
+      "order_streams",
+      [](int device, uintptr_t before, uintptr_t after) {
+        order_streams(device, reinterpret_cast<CudaStream>(before),
+                      reinterpret_cast<CudaStream>(after));
+      },
+      py::arg("device"), py::kw_only(), py::arg("before"), py::arg("after"));
+  m.def(
+      "device_of_memory",
+      [](uintptr_t address) { return device_of_memory(reinterpret_cast<const void*>(address)); },
+      py::arg("address"));
   m.def("copy_on_stream", &start, py::arg("set"), py::kw_only(), py::arg("executor"),
         py::arg("device"), py::arg("num_sms"), py::arg("stream"), py::arg("priority") = py::none(),
         py::arg("ring") = py::none());

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hicache_ext import _C
-from hicache_ext.errors import LayoutError, LifetimeError
+from hicache_ext.errors import CudaError, LayoutError, LifetimeError
 
 # DLPack's numbers: kinds of memory that the CPU and that a GPU works in, and kinds of numbers.
 _DL_CPU, _DL_GPU = (1, 3), (2, 13)  # ordinary, pinned; of the GPU, managed
@@ -164,16 +164,21 @@ def _view_interface(array: object, protocol: str) -> ArrayView:
         shape=shape,
         strides=strides,
         itemsize=dtype.itemsize,
-        device=_cuda_device(array) if on_gpu else "cpu",
+        device=_cuda_device(array, address) if on_gpu else "cpu",
         is_writable=not is_read_only,
         typestr=type_name(dtype),
     )
 
 
-def _cuda_device(array: object) -> str:
-    """Some say their device as CuPy does; the interface itself means the current one."""
-    device = getattr(array, "device", None)
-    return f"cuda:{getattr(device, 'id', 0)}"
+def _cuda_device(array: object, address: int) -> str:
+    """The interface does not tell the device: some objects do, as CuPy's, else CUDA is asked."""
+    stated = getattr(getattr(array, "device", None), "id", None)
+    if not isinstance(stated, int):
+        try:
+            stated = _C.device_of_memory(address) if address else None
+        except CudaError:  # no CUDA here: the copy will say so
+            stated = None
+    return f"cuda:{stated or 0}"
 
 
 def _view_dlpack(array: Any) -> ArrayView:

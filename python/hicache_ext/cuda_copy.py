@@ -9,7 +9,7 @@ from hicache_ext import _C, arrays
 from hicache_ext.errors import LayoutError
 from hicache_ext.plan_set import PlanSet
 from hicache_ext.profile import copy_ranges
-from hicache_ext.streams import current_stream, stream_handle
+from hicache_ext.streams import current_stream, order_after_producer, stream_handle
 from hicache_ext.ticket import Ticket
 
 CUDA_EXECUTORS = ("sm_reg", "sm_bulk", "ce_batch", "staged")
@@ -95,6 +95,8 @@ def start_on_stream(
 ) -> Ticket:
     """Enqueues the copy; see copy_pages."""
     device, handle = stream_of(parts, stream)
+    for array in parts.gpu_arrays:
+        order_after_producer(array, device, handle)
     if not _C.is_capturing(device, handle):  # a graph has no place for waits on what runs now
         parts.wait_for_copies(handle)
     with copy_ranges(executor, parts.direction, parts) as ranges:

@@ -53,6 +53,7 @@ class PlanSet:
         self.parts = tuple(part._replace(plan=_plan_for(part)) for part in parts)
         self.native = _C.CopySet()
         self._gpu_ids: list[tuple[str, ArrayView]] = []
+        self._gpu_id_arrays: list[object] = []
         self._accesses: list[tuple[Hazards, Ids | None, Access]] = []
         for part in self.parts:
             self._add(part)
@@ -80,6 +81,18 @@ class PlanSet:
     @property
     def plans(self) -> tuple[Plan, ...]:
         return tuple(part.plan for part in self.parts if part.plan is not None)
+
+    @property
+    def gpu_arrays(self) -> list[object]:
+        """The arrays and page ids of the caller's that lie on the GPU."""
+        found: list[object] = [
+            array
+            for part in self.parts
+            for buffer in (part.src, part.dst)
+            if buffer.device != "cpu"
+            for array in (buffer.array if type(buffer.array) is tuple else (buffer.array,))
+        ]
+        return found + self._gpu_id_arrays
 
     def wait_for_copies(self, stream: Any = None) -> None:
         """Blocks until no running copy is in the way of these pages; with a stream, lets that
@@ -146,6 +159,7 @@ class PlanSet:
             return host_page_ids(side, ids)
         seen = gpu_page_ids(side, ids)
         self._gpu_ids.append((side, seen))
+        self._gpu_id_arrays.append(ids)
         return _C.IdArray(address=seen.address, width=seen.itemsize, size=seen.shape[0])
 
     def explain(self, *, model: DeviceModel = PCIE5, num_threads: int | None = None) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from hicache_ext import arrays
+from hicache_ext import _C, arrays
 from hicache_ext.errors import LayoutError
 
-LEGACY_DEFAULT = 1  # cudaStreamLegacy, which 0 means as well; 2 is cudaStreamPerThread
+LEGACY_DEFAULT = 1  # cudaStreamLegacy, for which copies say 0; 2 is cudaStreamPerThread
 
 
 def stream_handle(stream: Any, device_idx: int | None = None) -> int:
@@ -73,7 +73,7 @@ def current_stream(array: object, device_idx: int) -> int:
 
 
 def producer_stream(array: object) -> int | None:
-    """The stream that __cuda_array_interface__ says the array's bytes are still written on; None
+    """The stream on which the array is still in use, as __cuda_array_interface__ says it; None
     where there is nothing to wait for. LayoutError for 0, which the protocol forbids."""
     interface = getattr(array, "__cuda_array_interface__", {})
     stream = interface.get("stream")
@@ -84,4 +84,20 @@ def producer_stream(array: object) -> int | None:
             f"__cuda_array_interface__ of {type(array).__name__}: stream={stream!r} is no stream; "
             "1 is the legacy default one, 2 that of the thread"
         )
-    return stream
+    return 0 if stream == LEGACY_DEFAULT else stream
+
+
+def order_after_producer(array: object, device_idx: int, handle: int) -> None:
+    """Lets the stream of a copy wait for what the array's producer still does with it.
+
+    Both protocols ask for it: __cuda_array_interface__ names the producer's stream, __dlpack__ is
+    told the copy's. Of a torch tensor the caller's current stream is the order, as torch has it.
+    """
+    if arrays.torch_tensor(array) is not None:
+        return
+    if hasattr(array, "__cuda_array_interface__"):
+        before = producer_stream(array)
+        if before is not None and before != handle:
+            _C.order_streams(device_idx, before=before, after=handle)
+    elif hasattr(array, "__dlpack__"):
+        _C.DlpackTensor(arrays.dlpack_capsule(array, handle or LEGACY_DEFAULT))

@@ -40,6 +40,14 @@ class CopyTicket {
 // Whether what the stream gets becomes part of a graph. Throws Error(kCuda) as copy_on_stream().
 bool is_capturing(int device, CudaStream stream);
 
+// Lets what `after` gets from now on wait for what `before` has by now; neither thread nor device
+// waits. `before` of a capture is left alone, since a graph cannot wait for what runs outside of
+// it. Throws Error(kCuda).
+void order_streams(int device, CudaStream before, CudaStream after);
+
+// The device whose memory the address is of; nothing if it lies on the host. Throws Error(kCuda).
+std::optional<int> device_of_memory(const void* address);
+
 // Host ids are checked before anything is enqueued, device ids by the kernel; plane tables are read
 // on this thread. Throws Error(kCuda) where there is no driver, no such device, a buffer that the
 // device cannot reach, or an executor that it does not have; Error(kLayout) where the executor
