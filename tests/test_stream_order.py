@@ -140,7 +140,8 @@ def calls_of(stream_of_producer: Any, stream: Any) -> list[str]:
         target = pinned(cuda, filled(0))
         cuda.take_calls()
         used = {"default": 0}.get(stream, handles.get(stream))
-        copy_pages(PagedBuffer(array, SPEC), ALL, PagedBuffer(target, SPEC), ALL, stream=used)
+        src, dst = PagedBuffer(array, SPEC), PagedBuffer(target, SPEC)
+        copy_pages(src, ALL, dst, ALL, executor="sm_reg", stream=used)
         calls = cuda.take_calls()
     numbers = {"default": "0", "a": "1", "b": "2", None: "0"}
     launch = next(i for i, call in enumerate(calls) if call.startswith("launch"))

@@ -17,6 +17,16 @@ from hicache_ext._C_groups import NcclLibrary as NcclLibrary
 from hicache_ext._C_groups import ShmGroup as ShmGroup
 from hicache_ext._C_groups import lanes_pack as lanes_pack
 from hicache_ext._C_groups import lanes_unpack as lanes_unpack
+from hicache_ext._C_host import MAX_PIN_CHUNK_BYTES as MAX_PIN_CHUNK_BYTES
+from hicache_ext._C_host import DlpackTensor as DlpackTensor
+from hicache_ext._C_host import HostMemory as HostMemory
+from hicache_ext._C_host import HugePages as HugePages
+from hicache_ext._C_host import PinApi as PinApi
+from hicache_ext._C_host import Sharing as Sharing
+from hicache_ext._C_host import cuda_pin_api as cuda_pin_api
+from hicache_ext._C_host import pin_chunk_bytes as pin_chunk_bytes
+from hicache_ext._C_host import pinned_regions_in as pinned_regions_in
+from hicache_ext._C_host import slot_stride as slot_stride
 
 # --- module.cpp
 with_cuda: bool
@@ -175,81 +185,3 @@ class DeviceScratch:
     address: int
     stream: int
     def __init__(self, *, device: int, num_bytes: int) -> None: ...
-
-# --- bind_host_memory.cpp
-MAX_PIN_CHUNK_BYTES: int
-
-class PinApi:
-    def __init__(self, pin: int, unpin: int, clear_error: int) -> None: ...
-
-def cuda_pin_api() -> PinApi | None: ...
-def pin_chunk_bytes(object_bytes: int, max_chunk_bytes: int) -> int: ...
-def pinned_regions_in(address: int, num_bytes: int) -> list[tuple[int, int]]: ...
-def slot_stride(object_bytes: int) -> int: ...
-
-class Sharing:
-    PRIVATE: Sharing
-    SHARED: Sharing
-
-class HugePages:
-    NEVER: HugePages
-    ADVISE: HugePages
-    MIB_2: HugePages
-    GIB_1: HugePages
-
-class HostMemory:
-    def __init__(
-        self,
-        num_bytes: int,
-        *,
-        sharing: Sharing = ...,
-        huge_pages: HugePages = ...,
-        numa_node: int = -1,
-        num_threads: int = 0,
-    ) -> None: ...
-    @staticmethod
-    def attach(fd: int, num_bytes: int) -> HostMemory: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
-    def pin(
-        self,
-        api: PinApi | None,
-        object_bytes: int,
-        *,
-        max_chunk_bytes: int = ...,
-        num_halvings: int = 2,
-    ) -> None: ...
-    def unpin(self) -> None: ...
-    def lock(self) -> None: ...
-    def close(self) -> None: ...
-    @property
-    def address(self) -> int: ...
-    @property
-    def num_bytes(self) -> int: ...
-    @property
-    def mapped_bytes(self) -> int: ...
-    @property
-    def is_pinned(self) -> bool: ...
-    @property
-    def is_closed(self) -> bool: ...
-    @property
-    def fd(self) -> int: ...
-    @property
-    def regions(self) -> list[tuple[int, int]]: ...
-    @property
-    def num_exports(self) -> int: ...
-
-# --- bind_dlpack.cpp
-class DlpackTensor:
-    def __init__(self, capsule: object) -> None: ...
-    @property
-    def address(self) -> int: ...
-    @property
-    def device(self) -> tuple[int, int]: ...  # kind, number
-    @property
-    def dtype(self) -> tuple[int, int, int]: ...  # code, bits, lanes
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def strides(self) -> tuple[int, ...] | None: ...  # elements; None: dense
-    @property
-    def is_read_only(self) -> bool: ...
