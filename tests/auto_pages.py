@@ -9,9 +9,10 @@ from copy_works import D2H, H2D
 from emulated_cuda import EmulatedArray, pinned
 
 from hicache_ext import _C, executors
+from hicache_ext.copy_part import CopyPart
 from hicache_ext.device_model import Direction
 from hicache_ext.layout import LayoutSpec, PagedBuffer
-from hicache_ext.plan_set import CopyPart, PlanSet
+from hicache_ext.plan_set import PlanSet
 
 
 class Pair:

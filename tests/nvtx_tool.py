@@ -19,7 +19,8 @@ from hicache_ext.copy import copy_pages
 from hicache_ext.device_model import Direction
 from hicache_ext.errors import CudaError
 from hicache_ext.layout import LayoutSpec, PagedBuffer
-from hicache_ext.plan_set import CopyPart, PlanSet
+from hicache_ext.copy_part import CopyPart
+from hicache_ext.plan_set import PlanSet
 from hicache_ext.profile import copy_ranges
 from hicache_ext.ticket import Ticket
 

@@ -13,12 +13,13 @@ from emulated_cuda import EmulatedArray, emulated_cuda
 
 from hicache_ext import _C, auto, executors
 from hicache_ext.copy import copy_pages
+from hicache_ext.copy_part import CopyPart
 from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.cost import choose
 from hicache_ext.cuda_copy import Priority, StagingRing
 from hicache_ext.device_model import KIB, PCIE5, DeviceModel, Direction
 from hicache_ext.layout import LayoutSpec, PagedBuffer
-from hicache_ext.plan_set import CopyPart, PlanSet
+from hicache_ext.plan_set import PlanSet
 
 
 @pytest.fixture(autouse=True)

@@ -75,6 +75,8 @@ def test_dtypes_of_ids(pair: tuple[Guarded, Guarded]) -> None:
     for bad in (np.array([0.0]), np.array([0], np.int16), np.array([0], np.uint64)):
         refused(pair, LayoutError, f"source page ids.*{bad.dtype.name}", bad, [0])
         refused(pair, LayoutError, f"destination page ids.*{bad.dtype.name}", [0], bad)
+    big_endian = np.array([0], ">i8")  # its dtype is called int64 as well
+    refused(pair, LayoutError, r"int64 \[n\], not >i8 \[1\]", big_endian, [0])
     refused(pair, LayoutError, "must be integers, not float", [0.0], [0])
     refused(pair, LayoutError, "must be integers, not bool", [True], [0])
     refused(pair, LayoutError, "must be integers, not str", "0", [0])

@@ -16,10 +16,11 @@ from nvtx_tool import Call, ranges_of, record, whats
 from benchmarks.harness import interleaved, timed
 from hicache_ext import _C
 from hicache_ext.copy import copy_pages
+from hicache_ext.copy_part import CopyPart
 from hicache_ext.device_model import Direction
 from hicache_ext.layout import LayoutSpec, PagedBuffer
 from hicache_ext.plan import make_plan
-from hicache_ext.plan_set import CopyPart, PlanSet
+from hicache_ext.plan_set import PlanSet
 from hicache_ext.profile import NO_RANGES, copy_ranges
 
 SHAPE = dict(num_pages=4, page_size=2, num_layers=2, num_heads=2, head_bytes=16)

@@ -11,14 +11,16 @@ namespace py = pybind11;
 namespace hicache::bindings {
 namespace {
 
-IdWidth width_of(const std::string& side, int64_t num_bytes) {
-  HICACHE_CHECK(kLayout, num_bytes == 4 || num_bytes == 8, side,
+constexpr const char* kSides[] = {"source", "destination"};
+
+IdWidth width_of(int side, int64_t num_bytes) {
+  HICACHE_CHECK(kLayout, num_bytes == 4 || num_bytes == 8, kSides[side],
                 " page ids must be int32 or int64, not ", num_bytes, " bytes wide");
   return num_bytes == 4 ? IdWidth::kInt32 : IdWidth::kInt64;
 }
 
 // The ids and how many they are.
-std::pair<PageIds, int64_t> page_ids(const std::string& side, const py::object& ids) {
+std::pair<PageIds, int64_t> page_ids(int side, const py::object& ids) {
   if (!py::isinstance<py::array>(ids)) {
     const auto& array = ids.cast<const IdArray&>();
     return {{reinterpret_cast<const void*>(array.address), width_of(side, array.width),
@@ -27,15 +29,11 @@ std::pair<PageIds, int64_t> page_ids(const std::string& side, const py::object& 
   }
   const auto array = py::reinterpret_borrow<py::array>(ids);
   const auto dtype = array.dtype();
-  HICACHE_CHECK(kLayout, dtype.kind() == 'i', side,
+  HICACHE_CHECK(kLayout, dtype.kind() == 'i', kSides[side],
                 " page ids must be int32 or int64, not of kind '", dtype.kind(), "'");
-  HICACHE_CHECK(kLayout, array.ndim() == 1 && (array.flags() & py::array::c_style), side,
+  HICACHE_CHECK(kLayout, array.ndim() == 1 && (array.flags() & py::array::c_style), kSides[side],
                 " page ids must be one contiguous dimension, not ndim=", array.ndim());
   return {{array.data(), width_of(side, dtype.itemsize()), IdPlace::kHost}, array.size()};
-}
-
-std::string part_text(uint32_t part) {
-  return part == 0 ? "" : "part=" + std::to_string(part) + " ";
 }
 
 }  // namespace
@@ -67,10 +65,10 @@ void CopySetObject::add(const Plan& plan, std::shared_ptr<BufferObject> src,
                         const py::object& dst_ids) {
   const uint32_t part = set_.num_parts;
   HICACHE_CHECK(kLayout, part < kMaxParts, "more than ", kMaxParts, " parts in one copy");
-  const auto [from, num_src] = page_ids(part_text(part) + "source", src_ids);
-  const auto [to, num_dst] = page_ids(part_text(part) + "destination", dst_ids);
-  HICACHE_CHECK(kLayout, num_src == num_dst, part_text(part), "id counts differ: source=", num_src,
-                " destination=", num_dst);
+  const auto [from, num_src] = page_ids(0, src_ids);
+  const auto [to, num_dst] = page_ids(1, dst_ids);
+  HICACHE_CHECK(kLayout, num_src == num_dst, "id counts differ: source=", num_src,
+                " destination=", num_dst, " part=", part);
   const auto table = [](const BufferObject& side) {
     return side.planes.empty() ? nullptr : side.planes.data();
   };
@@ -92,6 +90,17 @@ int64_t CopySetObject::num_runs() const {
   for (uint32_t part = 0; part < set_.num_parts; ++part)
     sum += set_.parts[part].num_positions * set_.parts[part].plan.runs_per_page;
   return sum;
+}
+
+std::vector<std::tuple<bool, uint32_t, uint32_t>> CopySetObject::shared() const {
+  std::vector<std::tuple<bool, uint32_t, uint32_t>> found;
+  for (uint32_t i = 0; i < set_.num_parts; ++i)
+    for (uint32_t j = 0; j < set_.num_parts; ++j) {
+      const BufferObject& dst = *buffers_[2 * j + 1];
+      if (buffers_[2 * i]->overlaps(dst)) found.emplace_back(true, i, j);
+      if (i < j && buffers_[2 * i + 1]->overlaps(dst)) found.emplace_back(false, i, j);
+    }
+  return found;
 }
 
 std::vector<PartFacts> CopySetObject::facts() const {

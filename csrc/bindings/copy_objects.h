@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 
 #include <memory>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -45,6 +46,9 @@ class CopySetObject {
   int64_t num_bytes() const;  // holes counted as pages
   int64_t num_runs() const;
   std::vector<PartFacts> facts() const;
+  // (whether it is a source, part, other part) whose buffer shares a byte with the destination of
+  // the other part; of destinations the lower part comes first.
+  std::vector<std::tuple<bool, uint32_t, uint32_t>> shared() const;
 
  private:
   CopySet set_{};

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,7 @@ _DL_TYPES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "boo
 _DL_NO_SYNC = -1
 
 
-@dataclass(frozen=True)
-class ArrayView:
+class ArrayView(NamedTuple):
     """Plain facts about one array. Whoever uses the address keeps the array and `owner` alive."""
 
     address: int  # of the first element; 0 for an empty array
@@ -31,7 +29,7 @@ class ArrayView:
     device: str  # "cpu" or "cuda:N"
     is_writable: bool
     typestr: str  # "int32", "bfloat16", ... as the framework calls it, lower case
-    owner: object = field(default=None, repr=False)  # what DLPack handed out, else None
+    owner: object = None  # what DLPack handed out, else None
 
     @property
     def num_bytes(self) -> int:
@@ -116,7 +114,7 @@ def _view_torch(tensor: Any) -> ArrayView:
 
 def _view_numpy(array: npt.NDArray[Any]) -> ArrayView:
     return ArrayView(
-        address=array.ctypes.data if array.size else 0,
+        address=_C.array_address(array) if array.size else 0,
         shape=array.shape,
         strides=array.strides,
         itemsize=array.itemsize,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from hicache_ext.copy_part import CopyPart
 from hicache_ext.cuda_copy import Priority, StagingRing
 from hicache_ext.errors import LayoutError
 from hicache_ext.executors import EXECUTORS, CopyOptions, start
 from hicache_ext.layout import KvMask, LayoutSpec, PagedBuffer
 from hicache_ext.page_ids import PageIds
 from hicache_ext.plan import Plan, PlanAxis, RunOrder, Side, make_plan
-from hicache_ext.plan_set import CopyPart, PlanSet, whole_pages
+from hicache_ext.plan_set import PlanSet, whole_pages
 from hicache_ext.ticket import Ticket
 
 __all__ = [
@@ -144,7 +146,12 @@ def _first_pages(num_pages: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def _packed(array: Any, like: LayoutSpec, num_pages: int) -> PagedBuffer:
-    spec = LayoutSpec.make(
+    return PagedBuffer(array, _packed_spec(like, num_pages))
+
+
+@lru_cache(maxsize=64)
+def _packed_spec(like: LayoutSpec, num_pages: int) -> LayoutSpec:
+    return LayoutSpec.make(
         "page_unified",
         num_pages=num_pages,
         page_size=like.page_size,
@@ -153,4 +160,3 @@ def _packed(array: Any, like: LayoutSpec, num_pages: int) -> PagedBuffer:
         num_heads=like.num_heads,
         head_bytes=like.head_bytes,
     )
-    return PagedBuffer(array, spec)

@@ -27,8 +27,9 @@ class Direction(Enum):
     @classmethod
     def between(cls, src_device: str, dst_device: str) -> Direction:
         """From a buffer on src_device to one on dst_device; "cpu" is the host."""
-        src, dst = ("host" if name == "cpu" else "device" for name in (src_device, dst_device))
-        return cls(f"{src} -> {dst}")
+        if src_device == "cpu":
+            return cls.HOST_TO_HOST if dst_device == "cpu" else cls.HOST_TO_DEVICE
+        return cls.DEVICE_TO_HOST if dst_device == "cpu" else cls.DEVICE_TO_DEVICE
 
 
 def _check_numbers(model: CopyEngine | HostModel | DeviceModel) -> None:

@@ -11,13 +11,14 @@ import numpy as np
 
 from hicache_ext import _C
 from hicache_ext.calibration import SCRATCH_BYTES, DeviceFacts
+from hicache_ext.copy_part import CopyPart
 from hicache_ext.copy_work import Work
 from hicache_ext.cuda_copy import start_on_stream
 from hicache_ext.device_link import link_of
 from hicache_ext.device_model import Direction
 from hicache_ext.host_buffer import HostBuffer, PinMode
 from hicache_ext.layout import LayoutSpec, PagedBuffer
-from hicache_ext.plan_set import CopyPart, PlanSet
+from hicache_ext.plan_set import PlanSet
 
 NUM_COPIES = 3
 _DRIVER = Path("/sys/module/nvidia/version")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ def _listed(side: str, ids: Any) -> npt.NDArray[Any]:
         raise LayoutError(f"{side} page ids in GPU memory for a copy on the CPU")
     tensor = torch_tensor(ids)
     if tensor is not None:
-        if tensor.device.type != "cpu" or str(tensor.dtype).removeprefix("torch.") not in _TYPES:
+        torch = sys.modules["torch"]
+        if tensor.device.type != "cpu" or tensor.dtype not in (torch.int32, torch.int64):
             raise LayoutError(
                 f"{side} page ids must be int32 or int64 [n], not {tensor.dtype} on {tensor.device}"
             )

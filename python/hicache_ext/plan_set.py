@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy.typing as npt
 
 from hicache_ext import _C
 from hicache_ext.arrays import ArrayView
+from hicache_ext.copy_part import CopyPart
 from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.device_model import PCIE5, DeviceModel, Direction
 from hicache_ext.errors import LayoutError
 from hicache_ext.explain import explain_cost
 from hicache_ext.hazards import Access, Hazards, Ids
 from hicache_ext.layout import PagedBuffer
+from hicache_ext.overlap import require_apart
 from hicache_ext.page_ids import PageIds, gpu_page_ids, host_page_ids, is_on_gpu
 from hicache_ext.plan import Plan, RunOrder, ascending_side, make_plan
 from hicache_ext.ticket import Ticket
@@ -24,42 +26,29 @@ MAX_PARTS: int = _C.MAX_PARTS
 SLOT_BYTES: int = _C.STAGING_BYTES // 2  # of the staging memory that a GPU has of its own
 
 
-class CopyPart(NamedTuple):
-    """Page src_page_ids[i] of `src` becomes page dst_page_ids[i] of `dst`, for every i.
-
-    Page ids: a sequence of int, or int32/int64 [n] of NumPy, torch or CuPy, in host or GPU memory;
-    both lists are equally long and may be empty. A negative id on either side is a hole: its
-    position is skipped. plan: from make_plan(src.spec, dst.spec, ...); by default of whole pages.
-    """
-
-    src: PagedBuffer
-    src_page_ids: PageIds
-    dst: PagedBuffer
-    dst_page_ids: PageIds
-    plan: Plan | None = None
-
-
 class PlanSet:
     """Up to MAX_PARTS parts that are copied by one launch: full attention, its window, sidecars.
 
     It keeps buffers and ids alive, and host ids are read when the copy starts. LayoutError, before
     anything is written: a plan of other layouts, a read-only destination, ids of a wrong type or
-    unequal count, parts on several GPUs, a destination that overlaps a source; LifetimeError where
-    a tensor has lost its memory. Two parts may write one buffer; their pages or windows must be
-    apart.
+    unequal count, parts on several GPUs, a destination that overlaps a source, two parts that write
+    one window of one page (ids in GPU memory are trusted); LifetimeError where a tensor has lost
+    its memory.
     """
 
     def __init__(self, parts: Iterable[CopyPart]) -> None:
-        self.parts = tuple(part._replace(plan=_plan_for(part)) for part in parts)
         self.native = _C.CopySet()
+        self.gpu: PagedBuffer | None = None  # a buffer on the one GPU of the copy
         self._gpu_ids: list[tuple[str, ArrayView]] = []
         self._gpu_id_arrays: list[object] = []
         self._accesses: list[tuple[Hazards, Ids | None, Access]] = []
-        for part in self.parts:
-            self._add(part)
-        self.gpu = _find_gpu(self.parts)
-        _require_near(self.gpu, self._gpu_ids)
-        _require_apart(self.parts)
+        self.parts = tuple([self._add(part) for part in parts])
+        for side, seen in self._gpu_ids:
+            where = seen.device if self.gpu is None else self.gpu.device
+            if seen.device != where:
+                raise LayoutError(f"{side} page ids on {seen.device} for a copy on {where}")
+        if shared := self.native.shared:
+            require_apart(self.parts, shared)
 
     @property
     def num_bytes(self) -> int:
@@ -106,24 +95,34 @@ class PlanSet:
             hazards.record(ids, access, ticket)
         return ticket
 
-    def _add(self, part: CopyPart) -> None:
-        assert part.plan is not None
-        if not part.dst.is_writable:
-            raise LayoutError(
-                f"destination: the array of a {part.dst.spec.name} buffer is read-only"
-            )
-        part.src.require_alive("source")
-        part.dst.require_alive("destination")
-        src_ids = self._native_ids("source", part.src_page_ids)
-        dst_ids = self._native_ids("destination", part.dst_page_ids)
-        self.native.add(part.plan.native, part.src.native, src_ids, part.dst.native, dst_ids)
-        for buffer, ids, access in (
-            (part.src, src_ids, Access.READ),
-            (part.dst, dst_ids, Access.WRITE),
-        ):
-            if buffer.hazards is not None:
-                known = None if isinstance(ids, _C.IdArray) else ids
-                self._accesses.append((buffer.hazards, known, access))
+    def _add(self, part: CopyPart) -> CopyPart:
+        """The part with its plan."""
+        src, src_page_ids, dst, dst_page_ids, plan = part
+        if plan is None or plan.src is not src.spec or plan.dst is not dst.spec:
+            plan = _plan_for(src, dst, plan)
+            part = CopyPart(src, src_page_ids, dst, dst_page_ids, plan)
+        if not dst.is_writable:
+            raise LayoutError(f"destination: the array of a {dst.spec.name} buffer is read-only")
+        src.require_alive("source")
+        dst.require_alive("destination")
+        src_ids = self._native_ids("source", src_page_ids)
+        dst_ids = self._native_ids("destination", dst_page_ids)
+        self.native.add(plan.native, src.native, src_ids, dst.native, dst_ids)
+        if src.device != "cpu" or dst.device != "cpu":
+            self._require_one_gpu(src, dst)
+        if src.hazards is not None:
+            self._accesses.append((src.hazards, _known(src_ids), Access.READ))
+        if dst.hazards is not None:
+            self._accesses.append((dst.hazards, _known(dst_ids), Access.WRITE))
+        return part
+
+    def _require_one_gpu(self, *buffers: PagedBuffer) -> None:
+        for buffer in buffers:
+            if buffer.device == "cpu":
+                continue
+            if self.gpu is not None and self.gpu.device != buffer.device:
+                raise LayoutError(f"one copy on several GPUs: {self.gpu.device}, {buffer.device}")
+            self.gpu = buffer
 
     def work(
         self,
@@ -173,8 +172,11 @@ def whole_pages(src: PagedBuffer, dst: PagedBuffer, order: RunOrder = RunOrder.P
     return make_plan(src.spec, dst.spec, ascending=ascending_side(src.device), order=order)
 
 
-def _plan_for(part: CopyPart) -> Plan:
-    src, dst, plan = part.src, part.dst, part.plan
+def _known(ids: npt.NDArray[Any] | _C.IdArray) -> Ids | None:
+    return None if isinstance(ids, _C.IdArray) else ids
+
+
+def _plan_for(src: PagedBuffer, dst: PagedBuffer, plan: Plan | None) -> Plan:
     if plan is None:
         return whole_pages(src, dst)
     if plan.src != src.spec or plan.dst != dst.spec:
@@ -183,29 +185,3 @@ def _plan_for(part: CopyPart) -> Plan:
             f"the buffers {src.spec.name} -> {dst.spec.name}"
         )
     return plan
-
-
-def _find_gpu(parts: tuple[CopyPart, ...]) -> PagedBuffer | None:
-    """A buffer on the one GPU of the copy, if there is one."""
-    buffers = [buffer for part in parts for buffer in (part.src, part.dst)]
-    on_gpu = {buffer.device: buffer for buffer in buffers if buffer.device != "cpu"}
-    if len(on_gpu) > 1:
-        raise LayoutError(f"one copy on several GPUs: {', '.join(sorted(on_gpu))}")
-    return next(iter(on_gpu.values()), None)
-
-
-def _require_near(gpu: PagedBuffer | None, ids: list[tuple[str, ArrayView]]) -> None:
-    for side, seen in ids:
-        if gpu is not None and seen.device != gpu.device:
-            raise LayoutError(f"{side} page ids on {seen.device} for a copy on {gpu.device}")
-
-
-def _require_apart(parts: tuple[CopyPart, ...]) -> None:
-    for source in parts:
-        for target in parts:
-            if source.src.overlaps(target.dst):
-                raise LayoutError(
-                    f"source and destination overlap: {source.src.address:#x}+"
-                    f"{source.src.spec.num_bytes} and {target.dst.address:#x}+"
-                    f"{target.dst.spec.num_bytes}"
-                )

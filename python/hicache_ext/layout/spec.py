@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from hicache_ext.errors import LayoutError
@@ -196,6 +197,13 @@ class LayoutSpec:
             raise LayoutError(f"num_bytes={self.num_bytes} does not fit into 62 bits")
         self._require_disjoint()
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # plans are looked up by two specs at every copy
+        return hash(tuple(getattr(self, entry.name) for entry in fields(self)))
+
     def _axes(self) -> list[tuple[int, int, str]]:
         """(stride, extent, name) of every axis inside a plane."""
         axes = [
@@ -230,7 +238,7 @@ class LayoutSpec:
         """Ranges of memory that the pages lie in."""
         return self.num_layers * self.num_kv if self.planes is Planes.TABLE else 1
 
-    @property
+    @cached_property
     def plane_bytes(self) -> int:
         """Extent of one range, gaps included."""
         return self.head_bytes + sum((extent - 1) * stride for stride, extent, _ in self._axes())
