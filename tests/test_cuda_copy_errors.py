@@ -130,6 +130,16 @@ def test_sm_bulk_before_sm_90() -> None:
         refused(world, CudaError, match, executor="sm_bulk")
 
 
+def test_sm_bulk_without_room_for_a_ring() -> None:
+    with emulated_cuda(max_shared_bytes=48 << 10) as cuda:
+        world = World(cuda, spec("layer_first"), spec("page_unified"))
+        match = "sm_bulk needs 65568 bytes of shared memory for a block, cuda:0 has 49152"
+        refused(world, CudaError, match, executor="sm_bulk")
+    with emulated_cuda(max_shared_bytes=99 << 10) as cuda:  # sm_120
+        world = World(cuda, spec("layer_first"), spec("page_unified"))
+        world.to_host([1, 2], executor="sm_bulk")
+
+
 def test_sm_bulk_of_odd_runs_and_addresses(world: World) -> None:
     odd = World(world.cuda, spec("layer_first", head_bytes=65), spec("page_unified", head_bytes=65))
     match = "sm_bulk moves runs that are aligned to 16 bytes: part=0 has run_bytes=260 aligned to"

@@ -5,10 +5,13 @@
 
 #include "copy_executors.h"
 #include "hicache/check.h"
+#include "hicache/copy_ring.h"
 #include "staged_plan.h"
 
 namespace hicache {
 namespace {
+
+constexpr int kMinRingBytes = kRingStages * (kSegmentBytes + sizeof(uint64_t));  // ring_bytes()
 
 bool has_host_ids(const CopySet& set) {
   return std::all_of(set.parts, set.parts + set.num_parts, [](const CopyParams& part) {
@@ -105,6 +108,9 @@ void check_executor(const CopySet& set, const CudaCopyOptions& options, const Pl
       HICACHE_CHECK(kCuda, checked.traits.compute_major >= 9,
                     "sm_bulk needs compute capability 9.0 or later, cuda:", options.device, " has ",
                     checked.traits.compute_major, ".x");
+      HICACHE_CHECK(kCuda, checked.traits.max_shared_bytes >= kMinRingBytes, "sm_bulk needs ",
+                    kMinRingBytes, " bytes of shared memory for a block, cuda:", options.device,
+                    " has ", checked.traits.max_shared_bytes);
       return require_bulk_runs(set);
     case CudaExecutor::kCeBatch: return require_host_ids("ce_batch", set);
     case CudaExecutor::kStaged:

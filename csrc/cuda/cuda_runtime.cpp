@@ -128,7 +128,13 @@ class CudaRuntime final : public CudaApi {
 
   int device_of(CudaStream stream) override {
     int device = 0;
-    HICACHE_CUDA_CHECK(cudaStreamGetDevice(stream, &device));
+    const cudaError_t code = cudaStreamGetDevice(stream, &device);
+    if (!is_unknown_to_driver(code)) {
+      HICACHE_CUDA_CHECK(code);
+      return device;
+    }
+    swallow(code);  // before 12.8 nobody can tell: believe the caller, who has set the device
+    HICACHE_CUDA_CHECK(cudaGetDevice(&device));
     return device;
   }
 
