@@ -163,6 +163,17 @@ print("loaded", *sorted(name for name in dir(module) if name[0] != "_"))
 """
 
 
+# A CPU-only torch finds no toolkit, whatever the environment says, and has no CUDA part to link to.
+FOR_CPU_TORCH = """
+import torch.utils.cpp_extension as torch_build
+if torch_build.torch.version.cuda is None:
+    torch_build.CUDA_HOME, link_flags = home, torch_build._prepare_ldflags
+    cudart = [f"-L{home}/lib64", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+    torch_build._prepare_ldflags = lambda flags, with_cuda, *rest: link_flags(
+        [*flags, *cudart], False, *rest)
+"""
+
+
 def load_with_torch(folder: Path, *sources: str, prelude: str = "", **env: str) -> str:
     """Build in a kept folder, so that only the first run of a checkout compiles."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,8 +196,7 @@ def test_cpp_extension_load_with_cuda() -> None:
     home = load_setup().select_cuda()
     if home is None:
         pytest.skip("no nvcc of 12.8 or later")
-    # A CPU-only torch looks for no toolkit, whatever the environment says.
-    prelude = f"import torch.utils.cpp_extension as e; e.CUDA_HOME = {str(home)!r}\n"
+    prelude = f"home = {str(home)!r}\n{FOR_CPU_TORCH}"
     sources = read_sources("cpu", "cuda")
     env = {"TORCH_CUDA_ARCH_LIST": "9.0"}
     said = load_with_torch(ROOT / "build/load-cpu-cuda", *sources, prelude=prelude, **env)
