@@ -206,7 +206,7 @@ def make_nsys(path: Path) -> subprocess.CompletedProcess[str]:
     """`make nsys` with `path` first on a PATH that has no nsys of its own, without building."""
     tools = [path, *(need(tool).rpartition("/")[0] for tool in ("make", "mkdir", "sh"))]
     env = os.environ | {"PATH": os.pathsep.join(map(str, tools))}
-    command = ["make", "-o", "build", "nsys", f"VENV={sys.prefix}"]
+    command = ["make", "--no-print-directory", "-o", "build", "nsys", f"VENV={sys.prefix}"]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
 
 
