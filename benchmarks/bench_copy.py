@@ -1,144 +1,124 @@
-"""Copies of pages on the CPU against memcpy of the same bytes on the same number of threads.
+"""Copies of pages on the CPU: against memcpy of the same bytes, and against torch and NumPy.
 
     python -m benchmarks.bench_copy [--quick] [--out FOLDER]        (make bench-copy)
 
-1 000 pages of a 32-layer model with 8 KV heads of 128 bf16 and page 16 (2 MiB a page, 2 000 MiB
-in all) go from a layer_first pool to page_unified objects and back, page ids shuffled. The
-yardstick is libc's memcpy between the same two buffers, cut into one contiguous part for each
-thread: what these bytes cost if no layout had to change. GB/s count payload once (moved bytes /
-time; the memory sees them twice). Lines without a target show shorter runs and one thread.
+A model of 32 layers with 8 KV heads of 128 bf16; 2.1 GB go from a layer_first pool to page_first
+(runs of 2 KiB), page_unified (32 and 128 KiB) and page_unified with one group per head (256 B), and
+back, page ids of the pool shuffled. Page 16: 1 000 pages. Page 64: 250 pages, the same bytes, since
+1 000 are 8.4 GB, three times (torch's advanced indexing makes a copy of its own). The limit is
+libc's memcpy between the same two buffers, cut into one contiguous part for each thread. GB/s count
+payload once. numpy runs on one thread also in the rows of two.
+
+The last rows are what Python adds: planning a PlanSet of 1 000 pages and a window of 100, and one
+call of copy_set and of copy_pages that moves next to nothing.
 """
 
 from __future__ import annotations
 
-import ctypes
-import random
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numpy as np
+import torch
 
-from benchmarks.harness import Row, Table, interleaved, parse_args, timed
-from hicache_ext import _C
-from hicache_ext.copy import copy_pages, make_plan
+from benchmarks.copy_cases import Case, make_cases, spec_of
+from benchmarks.copy_yardsticks import yardsticks
+from benchmarks.harness import Bound, Row, Table, interleaved, parse_args, timed
+from hicache_ext.copy import CopyPart, PlanSet, copy_pages, copy_set, make_plan
 from hicache_ext.layout import LayoutSpec, PagedBuffer
 
-TARGET, FLOOR = 0.7, 0.05
-MODEL = dict(page_size=16, num_heads=8, head_bytes=256)
-
-# ctypes lets go of the GIL during the call, so that memcpys of several threads run side by side.
-_memcpy = ctypes.CDLL(None).memcpy
-_memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-_memcpy.restype = ctypes.c_void_p
+LONG_RUN_TARGET, SHORT_RUN_TARGET = 0.9, 0.6  # of memcpy; runs of 2 KiB and more, of 256 B
+PLANNING_US, CALL_US = 20.0, 15.0
+# (page size, pages, layers)
+SIZES = ((16, 1000, 32), (64, 250, 32))
+QUICK_SIZES = ((16, 40, 4), (64, 10, 4))
 
 
-def threaded_memcpy(
-    dst: int, src: int, num_bytes: int, num_threads: int, threads: ThreadPoolExecutor
-) -> None:
-    """memcpy of [0, num_bytes) in num_threads contiguous parts, the last on this thread."""
-    cuts = [num_bytes * i // num_threads for i in range(num_threads + 1)]
-    parts = [(dst + a, src + a, b - a) for a, b in pairwise(cuts)]
-    running = [threads.submit(_memcpy, *part) for part in parts[1:]]
-    _memcpy(*parts[0])
-    for part in running:
-        part.result()
-
-
-class Case:
-    """One direction between two layouts on `num_threads` threads, and its memcpy."""
-
-    def __init__(self, src: PagedBuffer, dst: PagedBuffer, num_threads: int) -> None:
-        self.src, self.dst, self.num_threads = src, dst, num_threads
-        self.plan = make_plan(src.spec, dst.spec)
-        rng = random.Random(1)
-        self.src_ids = np.array(rng.sample(range(src.spec.num_pages), src.spec.num_pages))
-        self.dst_ids = np.array(rng.sample(range(dst.spec.num_pages), dst.spec.num_pages))
-
-    def measures(self, threads: ThreadPoolExecutor) -> dict[str, Callable[[], float]]:
-        def copy() -> None:
-            copy_pages(
-                self.src,
-                self.src_ids,
-                self.dst,
-                self.dst_ids,
-                plan=self.plan,
-                executor="cpu",
-                num_threads=self.num_threads,
-            )
-
-        def memcpy() -> None:
-            num_bytes = self.src.spec.num_bytes
-            addresses = (self.dst.address, self.src.address)
-            threaded_memcpy(*addresses, num_bytes, self.num_threads, threads)
-
-        return {"copy": timed(copy), "memcpy": timed(memcpy)}
-
-    def check(self) -> None:
-        """One page of the result against its source: the figures are of real copies."""
-        packed = np.empty(self.src.spec.page_bytes, np.uint8)
-        again = np.empty_like(packed)
-        unified = LayoutSpec.make("page_unified", num_pages=1, num_layers=self.num_layers, **MODEL)
-        for buffer, page_id, out in (
-            (self.src, self.src_ids[7], packed),
-            (self.dst, self.dst_ids[7], again),
-        ):
-            copy_pages(buffer, [int(page_id)], PagedBuffer(out, unified), [0], executor="cpu_ref")
-        if not np.array_equal(packed, again):
-            raise SystemExit("bench_copy: a copied page differs from its source")
-
-    @property
-    def num_layers(self) -> int:
-        return self.src.spec.num_layers
-
-    def row(self, threads: ThreadPoolExecutor, num_rounds: int, target: float | None) -> Row:
-        samples = interleaved(self.measures(threads), num_rounds=num_rounds)
-        copy_pages(self.src, self.src_ids, self.dst, self.dst_ids, plan=self.plan)
-        self.check()
-        gigabytes = self.src.spec.num_bytes / 1e9
-        src, dst = self.src.spec, self.dst.spec
-        groups = f" of {max(src.num_groups, dst.num_groups)} groups" if dst.num_groups > 1 else ""
-        return Row(
-            name=f"{src.name} -> {dst.name}{groups}, {self.num_threads} threads",
-            figure=gigabytes / samples["copy"].median,
-            yardstick=gigabytes / samples["memcpy"].median,
+def case_rows(
+    case: Case, num_threads: int, threads: ThreadPoolExecutor, num_rounds: int
+) -> Iterator[Row]:
+    """The copy and all its yardsticks, timed in turns."""
+    torch.set_num_threads(num_threads)
+    ways = yardsticks(case)
+    measures = {
+        "copy": timed(lambda: case.copy(num_threads)),
+        "memcpy": timed(lambda: case.memcpy(num_threads, threads)),
+        **{way.name: timed(way.call) for way in ways},
+    }
+    samples = interleaved(measures, num_rounds=num_rounds)
+    speeds = {name: case.num_bytes / 1e9 / sample.median for name, sample in samples.items()}
+    run_bytes = case.plan.run_bytes
+    limit = LONG_RUN_TARGET if run_bytes >= 2048 else SHORT_RUN_TARGET
+    for name, target in [("memcpy", limit), *((way.name, way.target) for way in ways)]:
+        yield Row(
+            name=f"{case.name}, {num_threads} thread{'s'[: num_threads - 1]}: {name}",
+            figure=speeds["copy"],
+            yardstick=speeds[name],
             unit="GB/s",
             target=target,
-            note=f"{src.num_pages} pages of {src.page_bytes >> 10} KiB in runs of "
-            f"{self.plan.run_bytes} B; yardstick: memcpy, {self.num_threads} threads",
+            note=f"{case.src.spec.num_pages} pages of {case.src.spec.page_bytes >> 10} KiB in runs "
+            f"of {run_bytes} B",
         )
+
+
+def overhead_rows(num_rounds: int) -> Iterator[Row]:
+    """Microseconds of a call, medians of many."""
+    spec = LayoutSpec.make(
+        "layer_first", num_pages=1000, page_size=1, num_layers=1, num_heads=1, head_bytes=8
+    )
+    pools = [PagedBuffer(np.zeros(spec.num_bytes, np.uint8), spec) for _ in range(4)]
+    plan = make_plan(spec, spec)
+    ids, window = np.arange(1000), np.arange(100)
+    one = np.arange(1)
+
+    def make_set() -> PlanSet:
+        full = CopyPart(pools[0], ids, pools[1], ids, plan)
+        return PlanSet([full, CopyPart(pools[2], window, pools[3], window, plan)])
+
+    ready = PlanSet([CopyPart(pools[0], one, pools[1], one, plan)])
+    calls = {
+        "PlanSet of 1 000 and 100 pages": (make_set, PLANNING_US),
+        "copy_set of one page of 16 B": (lambda: copy_set(ready), CALL_US),
+        "copy_pages of one page of 16 B": (
+            lambda: copy_pages(pools[0], one, pools[1], one, plan=plan),
+            None,  # plans and copies
+        ),
+    }
+    measures = {name: timed(call) for name, (call, _) in calls.items()}
+    samples = interleaved(measures, num_rounds=num_rounds, num_warmup=20)
+    for name, (_, limit_us) in calls.items():
+        yield Row(
+            name=name,
+            figure=samples[name].median * 1e6,
+            yardstick=limit_us or PLANNING_US + CALL_US,
+            unit="us",
+            target=None if limit_us is None else 1.0,
+            bound=Bound.AT_MOST,
+            note="yardstick: the time it may take",
+        )
+
+
+def for_quick(row: Row) -> Row:
+    """Quick sizes fit into caches and prove nothing about memory: only that it runs."""
+    floor = 0.001 if row.bound is Bound.AT_LEAST else 1000.0
+    return Row(**{**vars(row), "target": row.target and floor})
 
 
 def main() -> int:
     args = parse_args(__doc__)
-    num_pages, num_layers, num_rounds = (64, 4, 3) if args.quick else (1000, 32, 5)
-    sizes = dict(num_pages=num_pages, num_layers=num_layers, **MODEL)
-    num_bytes = LayoutSpec.make("layer_first", **sizes).num_bytes
-    arrays = [np.empty(num_bytes, np.uint8) for _ in range(2)]
-    for seed, array in enumerate(arrays):  # touched, and no two pages alike
-        array.view(np.uint64)[:] = np.arange(num_bytes // 8, dtype=np.uint64) + seed
-    num_threads = _C.num_usable_cpus()
-
-    def case(src: str, dst: str, threads: int, num_groups: int = 1) -> Case:
-        specs = (
-            LayoutSpec.make(src, **sizes),
-            LayoutSpec.make(dst, num_groups=num_groups, **sizes),
-        )
-        return Case(PagedBuffer(arrays[0], specs[0]), PagedBuffer(arrays[1], specs[1]), threads)
-
-    cases: list[tuple[Case, float | None]] = [
-        (case("layer_first", "page_unified", num_threads), TARGET),
-        (case("page_unified", "layer_first", num_threads), TARGET),
-        (case("layer_first", "page_unified", 1), None),
-        (case("layer_first", "page_first", num_threads), None),
-        (case("layer_first", "page_unified", num_threads, num_groups=8), None),
-    ]
-    table = Table(f"copy of {num_pages} pages, {num_bytes / 1e9:.2f} GB, cpu executor")
-    with ThreadPoolExecutor(num_threads) as threads:
-        for measured, target in cases:
-            # Quick sizes fit into caches and prove nothing about memory: a floor instead.
-            table.add(measured.row(threads, num_rounds, FLOOR if args.quick and target else target))
+    sizes, num_rounds = (QUICK_SIZES, 2) if args.quick else (SIZES, 5)
+    moved = spec_of("layer_first", sizes[0][1], sizes[0][0], sizes[0][2]).num_bytes
+    table = Table(f"copies of {moved / 1e9:.2f} GB, cpu executor; yardstick at the end of the name")
+    rows: list[Row] = []
+    with ThreadPoolExecutor(2) as threads:
+        for page_size, num_pages, num_layers in sizes:
+            for case in make_cases(num_pages, page_size, num_layers):
+                for num_threads in (1, 2):
+                    rows += case_rows(case, num_threads, threads, num_rounds)
+    rows += overhead_rows(num_rounds * 100)
+    for row in rows:
+        table.add(for_quick(row) if args.quick else row)
     return table.finish(args.out, "copy")
 
 

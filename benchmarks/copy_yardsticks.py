@@ -1,0 +1,118 @@
+"""What a Python user has today for the pages of a Case, from torch and NumPy.
+
+All of them see int64 words, which favours them over bf16 elements, and write into memory that is
+there already. On the packed side they take the pages in order, as a gather or a scatter does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.copy_cases import GROUPS, Case
+
+Call = Callable[[], object]
+
+
+class Yardstick(NamedTuple):
+    """`target`: how many times as fast the copy has to be."""
+
+    name: str
+    call: Call
+    target: float
+
+
+def _words(case: Case, side: str) -> Any:
+    """One side as a torch tensor over its memory.
+
+    layer_first  [kv, layer, page, token, group, word]; page_first [kv, page, token, layer, word];
+    page_unified [page, group, layer, kv, token, word]
+    """
+    name = getattr(case, f"{side}_name")
+    buffer = getattr(case, side)
+    spec, groups = buffer.spec, GROUPS[case.packed_name]
+    words = torch.from_numpy(buffer.array.view(np.int64))
+    pages, layers, tokens = spec.num_pages, spec.num_layers, spec.page_size
+    shapes = {
+        "layer_first": (2, layers, pages, tokens, groups, -1),
+        "page_first": (2, pages, tokens, layers, -1),
+        "page_unified": (pages, groups, layers, 2, tokens, -1),
+    }
+    return words.view(shapes[name.removesuffix("8")])
+
+
+# From [kv, layer, token, group, word] of one page to its packed form, and back.
+_TO_UNIFIED, _FROM_UNIFIED = (3, 1, 0, 2, 4), (2, 1, 3, 0, 4)
+
+
+def _page_loop(case: Case) -> Yardstick:
+    """One strided copy_ for each page."""
+    src, dst = _words(case, "src"), _words(case, "dst")
+    pool, packed = (src, dst) if case.is_gather else (dst, src)
+    ids = case.ids.tolist()
+    if case.packed_name == "page_first":
+        pool = pool.flatten(4)
+        pairs = [(pool[:, :, page].transpose(1, 2), packed[:, i]) for i, page in enumerate(ids)]
+    else:
+        pairs = [(pool[:, :, page].permute(_TO_UNIFIED), packed[i]) for i, page in enumerate(ids)]
+
+    def run() -> None:
+        for in_pool, in_packed in pairs:
+            if case.is_gather:
+                in_packed.copy_(in_pool)
+            else:
+                in_pool.copy_(in_packed)
+
+    return Yardstick("a copy_ per page", run, 3.0)
+
+
+def _advanced_indexing(case: Case) -> Yardstick:
+    """Tokens of layer_first pages to page_first and back: the index and a transposition."""
+    src, dst = _words(case, "src"), _words(case, "dst")
+    ids = torch.from_numpy(case.ids)
+    name = "advanced indexing"
+    if case.is_gather:
+        pool = src.flatten(4)
+        return Yardstick(name, lambda: dst.copy_(pool[:, :, ids].permute(0, 2, 3, 1, 4)), 3.0)
+    pool, turned = dst.flatten(4), src.permute(0, 3, 1, 2, 4)
+    return Yardstick(name, lambda: pool.__setitem__((slice(None), slice(None), ids), turned), 3.0)
+
+
+def _whole_pages(case: Case) -> list[Yardstick]:
+    """Pages between layer_first pools: the same bytes with no change of layout."""
+    spec, ids = case.src.spec, torch.from_numpy(case.ids)
+    shape = (2, spec.num_layers, spec.num_pages, -1)
+    arrays = [side.array.view(np.int64).reshape(shape) for side in (case.src, case.dst)]
+    src, dst = (torch.from_numpy(array) for array in arrays)
+    if case.is_gather:
+        return [
+            Yardstick("index_select", lambda: torch.index_select(src, 2, ids, out=dst), 1.3),
+            Yardstick(
+                "numpy.take",
+                lambda: np.take(arrays[0], case.ids, axis=2, out=arrays[1], mode="clip"),
+                1.3,
+            ),
+        ]
+
+    def assign() -> None:
+        for from_plane, to_plane in zip(
+            *(a.reshape(-1, *a.shape[2:]) for a in arrays), strict=True
+        ):
+            to_plane[case.ids] = from_plane
+
+    return [
+        Yardstick("index_copy_", lambda: dst.index_copy_(2, ids, src), 2.0),
+        Yardstick("NumPy pool[ids] = pages", assign, 1.3),
+    ]
+
+
+def yardsticks(case: Case) -> list[Yardstick]:
+    """Those of the issue's targets that fit this pair of layouts."""
+    if case.packed_name == "page_first":
+        return [_advanced_indexing(case), _page_loop(case)]
+    if case.packed_name == "page_unified":
+        return [*_whole_pages(case), _page_loop(case)]
+    return [_page_loop(case)]
