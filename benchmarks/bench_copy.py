@@ -50,7 +50,8 @@ def case_rows(
     speeds = {name: case.num_bytes / 1e9 / sample.median for name, sample in samples.items()}
     run_bytes = case.plan.run_bytes
     limit = LONG_RUN_TARGET if run_bytes >= 2048 else SHORT_RUN_TARGET
-    for name, target in [("memcpy", limit), *((way.name, way.target) for way in ways)]:
+    targets = {"memcpy": limit, **{way.name: way.target for way in ways}}
+    for name, target in targets.items():
         yield Row(
             name=f"{case.name}, {num_threads} thread{'s'[: num_threads - 1]}: {name}",
             figure=speeds["copy"],

@@ -41,7 +41,7 @@ def test_yardsticks_that_change_the_layout_do_the_same_work() -> None:
         case.copy(2)
         expected = case.dst.array.copy()
         for way in yardsticks(case):
-            if way.name in ("a copy_ per page", "advanced indexing"):
+            if way.name.startswith("a copy_ per page") or way.name == "advanced indexing":
                 case.dst.array[:] = 0
                 way.call()
                 assert np.array_equal(case.dst.array, expected), (case.name, way.name)
