@@ -19,7 +19,7 @@ from hicache_ext.flow.io import InlineIo
 from hicache_ext.flow.record import Record
 from hicache_ext.keys import namespace_seed, page_keys
 from hicache_ext.layout import LayoutSpec, PagedBuffer
-from hicache_ext.pool import DevicePool, HostPool
+from hicache_ext.pool import Access, DevicePool, HostPool
 from hicache_ext.storage.memory import MemoryStore
 from hicache_ext.tier import Tier
 from hicache_ext.tree.key import pack_tokens
@@ -139,7 +139,11 @@ class Rank:
                     assert bytes(pool.page_view(page_id)) == want, (self.rank, name, page_id)
 
     def write_device(
-        self, tokens: Sequence[int], pages: dict[str, list[int]], namespace: bytes = b""
+        self,
+        tokens: Sequence[int],
+        pages: dict[str, list[int]],
+        namespace: bytes = b"",
+        write: Callable[..., Any] = scatter_pages,
     ) -> None:
         """Plays the forward pass: fills device pages with the bytes of their keys."""
         keys = keys_of_pages(tokens, namespace)
@@ -151,11 +155,16 @@ class Rank:
                     source = PagedBuffer(
                         np.frombuffer(bytearray(content), np.uint8), packed_page(spec)
                     )
-                    scatter_pages(source, self.device[name].buffer, [page_id]).result()
+                    write(source, self.device[name].buffer, [page_id])
 
     def check_ledger(self) -> None:
         self.cache.check_integrity()
         assert not getattr(self.store, "violations", None), self.store.violations
+
+    def wait_for_copies(self) -> None:
+        """Those of requests among them, which no flow waits for."""
+        for pool in (*self.device.values(), *self.host.values()):
+            pool.wait_for_copies(None, Access.WRITE)
 
     def close(self) -> None:
         self.cache.close()
@@ -175,19 +184,27 @@ def packed_page(spec: LayoutSpec) -> LayoutSpec:
     )
 
 
+def read_page(buffer: PagedBuffer, page_id: int, want: bytes) -> None:
+    """The page holds these bytes."""
+    out = np.zeros(len(want), np.uint8)
+    gather_pages(buffer, [page_id], PagedBuffer(out, packed_page(buffer.spec))).result()
+    assert out.tobytes() == want
+
+
 def check_device(
-    rank: Rank, tokens: Sequence[int], pages: dict[str, list[int]], namespace: bytes = b""
+    rank: Rank,
+    tokens: Sequence[int],
+    pages: dict[str, list[int]],
+    namespace: bytes = b"",
+    read: Callable[[PagedBuffer, int, bytes], None] = read_page,
 ) -> None:
     """Each device page holds the bytes of its key."""
     keys = keys_of_pages(tokens, namespace)
     for name, ids in pages.items():
-        spec = rank.device[name].spec
+        buffer = rank.device[name].buffer
         for key, page_id in zip(keys, ids, strict=False):
             if page_id >= 0:
-                out = np.zeros(spec.page_bytes, np.uint8)
-                target = PagedBuffer(out, packed_page(spec))
-                gather_pages(rank.device[name].buffer, [page_id], target).result()
-                assert out.tobytes() == page_content(rank.rank, name, key, spec.page_bytes)
+                read(buffer, page_id, rank.content(name, key))
 
 
 class Ranks:

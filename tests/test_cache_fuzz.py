@@ -12,14 +12,17 @@ import os
 
 import pytest
 from ranks import Rank, page_content
+from stream_copies import StreamCopies, stream_copies
 from traffic import Traffic
 
 NUM_SEQUENCES = 60
 NUM_STEPS = 60
 
 
-def run_seed(seed: int, num_steps: int = NUM_STEPS) -> Traffic:
-    traffic = Traffic(seed)
+def run_seed(
+    seed: int, num_steps: int = NUM_STEPS, on_streams: StreamCopies | None = None
+) -> Traffic:
+    traffic = Traffic(seed, on_streams)
     try:
         for _ in range(num_steps):
             traffic.step()
@@ -28,6 +31,12 @@ def run_seed(seed: int, num_steps: int = NUM_STEPS) -> Traffic:
         print(f"\nHICACHE_FUZZ_SEED={seed} replays this")
         raise
     return traffic
+
+
+def run_on_streams(seed: int) -> StreamCopies:
+    with stream_copies(seed) as copies:
+        run_seed(seed, on_streams=copies)
+    return copies
 
 
 def seeds(num: int) -> list[int]:
@@ -51,11 +60,24 @@ def test_random_traffic() -> None:
             assert totals.get(key, 0) > 5, (key, totals)
 
 
+def test_random_traffic_with_copies_on_streams() -> None:
+    """As on a GPU: the real tickets, and pages that come back while copies are under way."""
+    num_late = num_waits = 0
+    for seed in seeds(20):
+        copies = run_on_streams(seed)
+        num_late += copies.num_late
+        num_waits += copies.num_waits
+    if not os.environ.get("HICACHE_FUZZ_SEED"):
+        assert num_late > 1000, "the copies were over before anybody could be in their way"
+        assert num_waits > 100, "nobody was in the way of a copy"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("first_seed", range(0, 2000, 100))
 def test_random_traffic_long(first_seed: int) -> None:
     for seed in range(first_seed, first_seed + 100):
         run_seed(seed)
+        run_on_streams(seed)
 
 
 def test_rank_is_used() -> None:

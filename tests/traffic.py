@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import late_copies
-from ranks import PAGE_SIZE, ManualIo, Rank, Ranks, check_device, keys_of_pages
+from ranks import PAGE_SIZE, ManualIo, Rank, Ranks, check_device, keys_of_pages, read_page
+from stream_copies import StreamCopies
 
+from hicache_ext.copy import scatter_pages
 from hicache_ext.flow.context import ShortWindow
 from hicache_ext.match import Match
 from hicache_ext.pool import PageState
@@ -37,7 +39,8 @@ class Request:
 class Traffic:
     """One seed's run: the same calls on every rank, other faults on each."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, on_streams: StreamCopies | None = None) -> None:
+        """on_streams: where the copies run; else they are late_copies, which may fail, too."""
         self.random = random.Random(seed)
         num_ranks = self.random.choice([1, 2, 2, 3])
         host_sizes = [self.random.choice([6, 16, 40])] * num_ranks
@@ -51,8 +54,13 @@ class Traffic:
             short_window=self.random.choice(list(ShortWindow)),
             num_slots=self.random.choice([1, 2, 64]),
         )
+        self.write = scatter_pages if on_streams is None else on_streams.write
+        self.last_read = read_page if on_streams is None else on_streams.read
         for rank in self.ranks:
-            late_copies.install(rank.cache.pools, seed * 1000 + rank.rank, fail_rate=0.02)
+            if on_streams is None:
+                late_copies.install(rank.cache.pools, seed * 1000 + rank.rank, fail_rate=0.02)
+            else:
+                on_streams.pin([*rank.device.values(), *rank.host.values()])
             rank.store.content = rank.content
         self.faults = [random.Random(seed * 1000 + r.rank) for r in self.ranks]
         self.prompts = self._make_prompts()
@@ -122,29 +130,30 @@ class Traffic:
         for rank, match, pages in zip(self.ranks, matches, new, strict=True):
             holes = [-1] * num_done
             filled = {name: holes + ids for name, ids in pages.items()}
-            rank.write_device(tokens, filled, prompt.namespace)
+            rank.write_device(tokens, filled, prompt.namespace, self.write)
             if gives_up:
                 rank.cache.free(pages)
             else:
                 given = {name: match.pages[name] + pages[name] for name in pages}
                 rank.cache.insert(match, tokens, given)
-        self._check(request)
+        if self.random.random() < 0.5:  # to look is to wait for copies under way
+            self._check(request)
 
     def release(self) -> None:
         if self.held:
             request = self.held.pop(self.random.randrange(len(self.held)))
-            self._check(request)
+            self._check(request, self.last_read)
             for rank, match in zip(self.ranks, request.matches, strict=True):
                 rank.cache.release(match)
 
-    def _check(self, request: Request) -> None:
+    def _check(self, request: Request, read: Callable[..., None] = read_page) -> None:
         for rank, match in zip(self.ranks, request.matches, strict=True):
             num_pages = match.num_device_tokens // PAGE_SIZE
             window = match.pages["swa"][-3:]
             assert len(match.pages["full"]) == num_pages == len(match.pages["swa"])
             assert -1 not in match.pages["full"] and -1 not in window
             tokens = request.prompt.tokens[: match.num_device_tokens]
-            check_device(rank, tokens, match.pages, request.prompt.namespace)
+            check_device(rank, tokens, match.pages, request.prompt.namespace, read)
             for name, ids in match.pages.items():
                 allocator = rank.device[name].allocator
                 assert {allocator.state(i) for i in ids if i >= 0} <= {PageState.ATTACHED}
@@ -238,8 +247,9 @@ class Traffic:
         self.is_quiet = True
         while self.held:
             self.release()
+        self.ranks.each(lambda r: r.wait_for_copies())
         is_closed = self.ranks[0].cache._engine._closed
-        for _ in range(0 if is_closed else 300):
+        for _ in range(0 if is_closed else 1000):
             if not self.ranks[0].cache.num_in_flight:
                 break
             self.tick()

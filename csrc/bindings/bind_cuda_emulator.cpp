@@ -13,13 +13,14 @@ namespace {
 std::shared_ptr<CudaEmulator> make_emulator(uint32_t seed, int num_devices, int num_sms,
                                             int compute_major, int max_shared_bytes,
                                             bool reads_pageable, bool has_batches,
-                                            int64_t fail_work) {
+                                            int64_t fail_work, int queries_per_step) {
   return std::make_shared<CudaEmulator>(
       EmulatorOptions{seed,
                       num_devices,
                       {num_sms, compute_major, max_shared_bytes, reads_pageable},
                       has_batches,
-                      fail_work});
+                      fail_work,
+                      queries_per_step});
 }
 
 CudaStream stream_of(uintptr_t handle) { return reinterpret_cast<CudaStream>(handle); }
@@ -29,7 +30,8 @@ Registrar registrar([](py::module_& m) {
       .def(py::init(&make_emulator), py::kw_only(), py::arg("seed") = 0, py::arg("num_devices") = 1,
            py::arg("num_sms") = 8, py::arg("compute_major") = 9,
            py::arg("max_shared_bytes") = 227 * 1024, py::arg("reads_pageable") = false,
-           py::arg("has_batches") = true, py::arg("fail_work") = -1)
+           py::arg("has_batches") = true, py::arg("fail_work") = -1,
+           py::arg("queries_per_step") = 1)
       .def("install",
            [](std::shared_ptr<CudaEmulator> emulator) { replace_cuda_api(std::move(emulator)); })
       .def("uninstall", [](CudaEmulator&) { replace_cuda_api(nullptr); })

@@ -36,7 +36,7 @@ struct HostAccess {
 }  // namespace
 
 CudaEmulator::CudaEmulator(const EmulatorOptions& options)
-    : options_(options), rng_(options.seed), streams_(options.seed, options.fail_work) {}
+    : options_(options), streams_(options.seed, options.fail_work, options.queries_per_step) {}
 
 CudaEmulator::~CudaEmulator() { drop_resources(); }
 
@@ -172,8 +172,7 @@ void CudaEmulator::stream_wait(CudaStream stream, CudaEvent event) {
 
 bool CudaEmulator::is_done(CudaEvent event) {
   std::lock_guard lock(mutex_);
-  if (!streams_.is_done(event)) streams_.step();
-  return streams_.is_done(event);
+  return streams_.query(event);
 }
 
 void CudaEmulator::wait(CudaEvent event) {

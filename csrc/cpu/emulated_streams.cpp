@@ -28,8 +28,8 @@ std::string show_handle(Handle handle) {
 std::string show(CudaStream stream) { return show_handle(stream); }
 std::string show(CudaEvent event) { return show_handle(event); }
 
-EmulatedStreams::EmulatedStreams(uint32_t seed, int64_t fail_work)
-    : rng_(seed), fail_work_(fail_work) {
+EmulatedStreams::EmulatedStreams(uint32_t seed, int64_t fail_work, int queries_per_step)
+    : rng_(seed), fail_work_(fail_work), queries_per_step_(queries_per_step) {
   streams_[nullptr];
 }
 
@@ -112,6 +112,11 @@ void EmulatedStreams::run_until(const std::function<bool()>& is_done) {
 bool EmulatedStreams::is_done(CudaEvent event) {
   const Event& asked = at(event);
   return asked.num_done >= asked.num_recorded;
+}
+
+bool EmulatedStreams::query(CudaEvent event) {
+  if (!is_done(event) && ++num_queries_ % queries_per_step_ == 0) step();
+  return is_done(event);
 }
 
 void EmulatedStreams::run_to(CudaEvent event) {

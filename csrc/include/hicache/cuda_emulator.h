@@ -25,6 +25,7 @@ struct EmulatorOptions {
   DeviceTraits traits;
   bool has_batches;
   int64_t fail_work;  // this piece of work fails when it runs, and is told by the next wait
+  int queries_per_step = 1;
 };
 
 class CudaEmulator final : public CudaApi {
@@ -83,7 +84,7 @@ class CudaEmulator final : public CudaApi {
 
   EmulatorOptions options_;
   std::mutex mutex_;
-  std::mt19937 rng_;  // of the order inside of a batch
+  std::mt19937 rng_{options_.seed};  // of the order inside of a batch
   int current_device_ = 0;
   int64_t calls_to_failure_ = -1;
   std::vector<std::string> calls_;

@@ -17,7 +17,8 @@ namespace hicache {
 class EmulatedStreams {
  public:
   // fail_work: this piece of work, counted from 0, fails instead of running; -1: none does.
-  EmulatedStreams(uint32_t seed, int64_t fail_work);
+  // queries_per_step: how often somebody asks in vain until one more thing runs.
+  EmulatedStreams(uint32_t seed, int64_t fail_work, int queries_per_step);
 
   CudaStream add_stream(int device);
   CudaEvent add_event() { return make_event(); }
@@ -29,6 +30,7 @@ class EmulatedStreams {
 
   bool step();  // runs one thing; false: nothing can run
   bool is_done(CudaEvent event);
+  bool query(CudaEvent event);  // as is_done(), but who asks again and again gets there
   void run_to(CudaEvent event);
   void run(CudaStream stream);
   void run_all();
@@ -67,7 +69,9 @@ class EmulatedStreams {
 
   std::mt19937 rng_;
   int64_t fail_work_;
+  int queries_per_step_;
   int64_t num_works_ = 0;
+  int64_t num_queries_ = 0;
   bool has_failed_ = false;
   std::map<CudaStream, Stream> streams_;
   std::map<CudaEvent, Event> events_;
