@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         copy_pages,
         gather_pages,
         make_plan,
+        page_ids_of_tokens,
         scatter_pages,
     )
     from hicache_ext.host_buffer import HostBuffer
@@ -45,6 +46,7 @@ __all__ = [
     "copy_pages",
     "gather_pages",
     "make_plan",
+    "page_ids_of_tokens",
     "scatter_pages",
 ]
 
@@ -58,6 +60,7 @@ _HOMES = {
         "copy_pages",
         "gather_pages",
         "make_plan",
+        "page_ids_of_tokens",
         "scatter_pages",
     ),
     "host_buffer": ("HostBuffer",),

@@ -12,7 +12,7 @@ from hicache_ext.cuda_copy import Priority, StagingRing
 from hicache_ext.errors import LayoutError
 from hicache_ext.executors import EXECUTORS, CopyOptions, start
 from hicache_ext.layout import KvMask, LayoutSpec, PagedBuffer
-from hicache_ext.page_ids import PageIds
+from hicache_ext.page_ids import PageIds, page_ids_of_tokens
 from hicache_ext.plan import Plan, PlanAxis, RunOrder, Side, make_plan
 from hicache_ext.plan_set import PlanSet, whole_pages
 from hicache_ext.ticket import Ticket
@@ -35,6 +35,7 @@ __all__ = [
     "copy_set",
     "gather_pages",
     "make_plan",
+    "page_ids_of_tokens",
     "scatter_pages",
 ]
 
@@ -57,7 +58,8 @@ def copy_pages(
     """Copy page src_page_ids[i] of `src` to page dst_page_ids[i] of `dst`, for every i.
 
     Page ids: a sequence of int, or int32/int64 [n] of NumPy or torch. Both lists are equally long
-    and may be empty. A negative id on either side is a hole: the position is skipped.
+    and may be empty. A negative id on either side is a hole: the position is skipped. Of token
+    indices page_ids_of_tokens() makes page ids.
     plan: from make_plan(src.spec, dst.spec, ...), for a window or to save making it again.
     executor: "cpu_ref" (plain loop), "cpu" (threads, wide non-temporal stores); with a GPU "sm_reg"
     (persistent register kernel), "sm_bulk" (the same with bulk copies through shared memory, from

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from hicache_ext.arrays import ArrayView, cupy_array, torch_tensor, type_name, view
+from hicache_ext.checks import require_count
 from hicache_ext.errors import LayoutError
 
 PageIds = Sequence[int] | npt.NDArray[np.int32] | npt.NDArray[np.int64] | Any
@@ -43,24 +44,72 @@ def gpu_page_ids(side: str, ids: Any) -> ArrayView:
 
 def host_page_ids(side: str, ids: PageIds) -> npt.NDArray[Any]:
     """Page ids in host memory as int32 or int64 [n]; else a LayoutError that names `side`."""
-    array = ids if isinstance(ids, np.ndarray) else _listed(side, ids)
+    if not isinstance(ids, np.ndarray) and is_on_gpu(ids):
+        raise LayoutError(f"{side} page ids in GPU memory for a copy on the CPU")
+    return _on_host(f"{side} page ids", ids)
+
+
+def page_ids_of_tokens(token_ids: PageIds, page_size: int) -> npt.NDArray[Any]:
+    """The page ids [n] of tokens [n * page_size], for engines that keep token indices.
+
+    token_ids: of any kind that page ids may be, in host memory; token t lies in page
+    t // page_size. Each page_size of them are one page, whole and in order, or a hole, -1, where
+    all are negative. The result has their dtype.
+
+    LayoutError with the position and the value of the first token that is out of place. Ids in GPU
+    memory are refused: to check them is to wait for the GPU. Whoever trusts them has their page ids
+    there by token_ids[::page_size] // page_size.
+    """
+    page_size = require_count("page_size", page_size, most=2**31 - 1)
+    if not isinstance(token_ids, np.ndarray) and is_on_gpu(token_ids):
+        raise LayoutError(
+            "token_ids in GPU memory, where they are not checked: pass page ids, "
+            f"token_ids[::{page_size}] // {page_size}"
+        )
+    tokens = _on_host("token_ids", token_ids)
+    if len(tokens) % page_size:
+        raise LayoutError(f"token_ids: {len(tokens)} are no whole pages of page_size={page_size}")
+    if len(tokens) == 0:
+        return tokens
+    pages = tokens.reshape(-1, page_size)
+    first = pages[:, :1]
+    is_hole = first < 0
+    page_ids = np.where(is_hole, -1, first // page_size)
+    # A sum that wraps is negative, and no token.
+    wanted = page_ids * page_size + np.arange(page_size, dtype=tokens.dtype)
+    wrong = np.where(is_hole, pages >= 0, (pages != wanted) | (pages < 0))
+    for position in np.flatnonzero(wrong)[:1]:
+        _raise_token(tokens, int(position), page_size)
+    return page_ids[:, 0]
+
+
+def _raise_token(tokens: npt.NDArray[Any], position: int, page_size: int) -> NoReturn:
+    first = int(tokens[position - position % page_size])
+    if first < 0:
+        wanted = f"negative, as its page begins with {first}"
+    elif position % page_size == 0:
+        wanted = f"a multiple of page_size={page_size}, where a page begins"
+    else:
+        wanted = f"{first + position % page_size}, as its page begins with {first}"
+    raise LayoutError(f"token_ids: position={position} value={tokens[position]} must be {wanted}")
+
+
+def _on_host(what: str, ids: PageIds) -> npt.NDArray[Any]:
+    array = ids if isinstance(ids, np.ndarray) else _listed(what, ids)
     if array.dtype not in _DTYPES or array.ndim != 1:
         raise LayoutError(
-            f"{side} page ids must be int32 or int64 [n], not {type_name(array.dtype)} "
-            f"{list(array.shape)}"
+            f"{what} must be int32 or int64 [n], not {type_name(array.dtype)} {list(array.shape)}"
         )
     return np.ascontiguousarray(array)
 
 
-def _listed(side: str, ids: Any) -> npt.NDArray[Any]:
-    if is_on_gpu(ids):
-        raise LayoutError(f"{side} page ids in GPU memory for a copy on the CPU")
+def _listed(what: str, ids: Any) -> npt.NDArray[Any]:
     tensor = torch_tensor(ids)
     if tensor is not None:
         torch = sys.modules["torch"]
         if tensor.device.type != "cpu" or tensor.dtype not in (torch.int32, torch.int64):
             raise LayoutError(
-                f"{side} page ids must be int32 or int64 [n], not {tensor.dtype} on {tensor.device}"
+                f"{what} must be int32 or int64 [n], not {tensor.dtype} on {tensor.device}"
             )
         return np.asarray(tensor.detach().numpy())
     if hasattr(ids, "__array_interface__"):
@@ -69,13 +118,13 @@ def _listed(side: str, ids: Any) -> npt.NDArray[Any]:
         view(ids)  # its errors are ours
         return np.from_dlpack(ids)
     if not isinstance(ids, Iterable):
-        raise LayoutError(f"{side} page ids are not a sequence: {type(ids).__name__}")
+        raise LayoutError(f"{what} are not a sequence: {type(ids).__name__}")
     listed = list(ids)
     wrong = [t for t in set(map(type, listed)) if t is bool or not issubclass(t, (int, np.integer))]
     if wrong:
         kinds = sorted(kind.__name__ for kind in wrong)
-        raise LayoutError(f"{side} page ids must be integers, not {', '.join(kinds)}")
+        raise LayoutError(f"{what} must be integers, not {', '.join(kinds)}")
     try:
         return np.array(listed, dtype=np.int64)
     except OverflowError:
-        raise LayoutError(f"{side} page ids do not fit into int64") from None
+        raise LayoutError(f"{what} do not fit into int64") from None
