@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -81,6 +82,16 @@ class Case:
         ids = (self.ids, packed_ids) if self.is_gather else (packed_ids, self.ids)
         options: dict[str, Any] = dict(executor=executor, num_threads=num_threads)
         copy_pages(self.src, ids[0], self.dst, ids[1], **options)
+
+    @cached_property
+    def _in_one_run(self) -> tuple[PagedBuffer, PagedBuffer]:
+        spec = LayoutSpec.opaque(num_pages=1, row_bytes=self.num_bytes)
+        return PagedBuffer(self.src.array, spec), PagedBuffer(self.dst.array, spec)
+
+    def copy_in_one_run(self, num_threads: int) -> None:
+        """The same bytes by the same stores, without a layout."""
+        src, dst = self._in_one_run
+        copy_pages(src, [0], dst, [0], executor="cpu", num_threads=num_threads)
 
     def memcpy(self, num_threads: int, threads: ThreadPoolExecutor) -> None:
         """The same bytes in num_threads contiguous parts, the last on this thread."""

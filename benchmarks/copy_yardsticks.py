@@ -1,7 +1,8 @@
 """What a Python user has today for the pages of a Case, from torch and NumPy.
 
-All of them see int64 words, which favours them over bf16 elements, and write into memory that is
-there already. On the packed side they take the pages in order, as a gather or a scatter does.
+torch moves bf16 elements, as an engine's pool has them; NumPy, which has no bf16, int64 words. All
+write into memory that is there already. On the packed side they take the pages in order, as a
+gather or a scatter does.
 """
 
 from __future__ import annotations
@@ -18,40 +19,40 @@ Call = Callable[[], object]
 
 
 class Yardstick(NamedTuple):
-    """`target`: how many times as fast the copy has to be; None: only shown."""
+    """`factor`: how many times as fast the copy has to be; None: only shown."""
 
     name: str
     call: Call
-    target: float | None
+    factor: float | None
 
 
-def _words(case: Case, side: str) -> Any:
+def _elements(case: Case, side: str) -> Any:
     """One side as a torch tensor over its memory.
 
-    layer_first  [kv, layer, page, token, group, word]; page_first [kv, page, token, layer, word];
-    page_unified [page, group, layer, kv, token, word]
+    layer_first  [kv, layer, page, token, group, element]
+    page_first   [kv, page, token, layer, element]
+    page_unified [page, group, layer, kv, token, element]
     """
     name = getattr(case, f"{side}_name")
     buffer = getattr(case, side)
     spec, groups = buffer.spec, GROUPS[case.packed_name]
-    words = torch.from_numpy(buffer.array.view(np.int64))
+    elements = torch.from_numpy(buffer.array).view(torch.bfloat16)
     pages, layers, tokens = spec.num_pages, spec.num_layers, spec.page_size
     shapes = {
         "layer_first": (2, layers, pages, tokens, groups, -1),
         "page_first": (2, pages, tokens, layers, -1),
         "page_unified": (pages, groups, layers, 2, tokens, -1),
     }
-    return words.view(shapes[name.removesuffix("8")])
+    return elements.view(shapes[name.removesuffix("8")])
 
 
 def _page_loops(case: Case) -> list[Yardstick]:
     """The loop of SGLang's "direct" way: a copy_ for each page, layer, K and V, of slices taken in
-    the loop. And its best form, a strided copy_ for each page: only shown, since three times as
-    fast would be faster than memcpy.
+    the loop. And its best form, a strided copy_ for each page, which is only shown.
     """
-    src, dst = _words(case, "src"), _words(case, "dst")
+    src, dst = _elements(case, "src"), _elements(case, "dst")
     pool, packed = (src, dst) if case.is_gather else (dst, src)
-    # The pool as [kv, layer, page, token, group, word], the packed side as [page, ...] of the same.
+    # The pool as [kv, layer, page, token, group, element], the packed side as [page, ...] of it.
     if case.packed_name == "page_first":
         pool = pool.flatten(4)
         packed = packed.permute(1, 0, 3, 2, 4)
@@ -85,7 +86,7 @@ def _page_loops(case: Case) -> list[Yardstick]:
 
 def _advanced_indexing(case: Case) -> Yardstick:
     """Tokens of layer_first pages to page_first and back: the index and a transposition."""
-    src, dst = _words(case, "src"), _words(case, "dst")
+    src, dst = _elements(case, "src"), _elements(case, "dst")
     ids = torch.from_numpy(case.ids)
     name = "advanced indexing"
     if case.is_gather:
@@ -100,7 +101,7 @@ def _whole_pages(case: Case) -> list[Yardstick]:
     spec, ids = case.src.spec, torch.from_numpy(case.ids)
     shape = (2, spec.num_layers, spec.num_pages, -1)
     arrays = [side.array.view(np.int64).reshape(shape) for side in (case.src, case.dst)]
-    src, dst = (torch.from_numpy(array) for array in arrays)
+    src, dst = (torch.from_numpy(array).view(torch.bfloat16) for array in arrays)
     if case.is_gather:
         return [
             Yardstick("index_select", lambda: torch.index_select(src, 2, ids, out=dst), 1.3),
