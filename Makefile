@@ -82,5 +82,5 @@ $(VENV)/.variant: FORCE | $(VENV)/.stamp-venv
 	@echo '$(VARIANT)' | cmp -s - $@ || echo '$(VARIANT)' > $@
 
 clean:
-	rm -rf build out .cache .pytest_cache .mypy_cache .ruff_cache $(VENV) *.egg-info python/*.egg-info
+	rm -rf build out .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache $(VENV) *.egg-info python/*.egg-info
 	find python -name '*.so' -delete

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from page_cases import random_ids, random_spec, random_window
+from page_cases import Window, random_ids, random_spec, random_window
 from pages import POISON, Guarded, covered, guarded_set, oracle
 
-from hicache_ext.copy import CopyPart, LayoutSpec, PlanSet, RunOrder, Side, make_plan
+from hicache_ext.copy import CopyPart, LayoutSpec, Plan, PlanSet, RunOrder, Side, make_plan
 
 Ids = tuple[list[int], list[int]]  # source, destination
 
@@ -35,20 +35,28 @@ class Case:
         return self.targets[0].whole
 
 
-def draw_case(
-    rng: random.Random,
-    kinds: Sequence[tuple[str, str]],
-    draw_ids: Callable[[random.Random, LayoutSpec, LayoutSpec], Ids] = random_ids,
-) -> Case:
-    """A part for each pair of layouts of `kinds`: random extents, windows, gaps, addresses, ids of
-    both widths with holes and duplicate sources, at times no page at all."""
-    specs = []
-    for src_kind, dst_kind in kinds:
-        src_spec = random_spec(rng, src_kind)
-        specs.append((src_spec, random_spec(rng, dst_kind, like=src_spec)))
-    odd = [[rng.choice([0, 0, 1, 4, 8, 15]) for _ in kinds] for _ in range(2)]
-    sources = guarded_set([src for src, _ in specs], odd[0])
-    targets = guarded_set([dst for _, dst in specs], odd[1])
+@dataclass(frozen=True)
+class Choice:
+    """What is chosen for a part before there is memory for it."""
+
+    src: LayoutSpec
+    dst: LayoutSpec
+    ids: Ids
+    window: Window
+    dtypes: tuple[type, type] = (np.int64, np.int32)  # of the ids
+    misaligns: tuple[int, int] = (0, 0)  # where the buffers begin, from a multiple of 64
+    ascending: Side = Side.SOURCE
+    order: RunOrder = RunOrder.PAGES
+
+    def plan(self) -> Plan:
+        seen = vars(self.window)
+        return make_plan(self.src, self.dst, ascending=self.ascending, order=self.order, **seen)
+
+
+def make_case(choices: Sequence[Choice], rng: random.Random) -> Case:
+    """Random bytes on one side, poison on the other."""
+    sources = guarded_set([c.src for c in choices], [c.misaligns[0] for c in choices])
+    targets = guarded_set([c.dst for c in choices], [c.misaligns[1] for c in choices])
     for source in sources:
         source.bytes[:] = np.frombuffer(rng.randbytes(source.bytes.size), np.uint8)
     for target in targets:
@@ -57,18 +65,40 @@ def draw_case(
 
     parts, num_bytes = [], 0
     expected, num_writes = targets[0].whole.copy(), np.zeros(targets[0].whole.size, np.uint8)
-    for source, target in zip(sources, targets, strict=True):
-        window = random_window(rng, source.spec, target.spec)
-        ids = draw_ids(rng, source.spec, target.spec)
-        side = rng.choice(list(Side))
-        order = rng.choice([RunOrder.PAGES, RunOrder.PAGES, RunOrder.LAYERS])
-        chosen = dict(**vars(window), ascending=side, order=order)
-        plan = make_plan(source.spec, target.spec, **chosen)
-        arrays = [np.array(given, rng.choice([np.int32, np.int64])) for given in ids]
-        parts.append(CopyPart(source.buffer, arrays[0], target.buffer, arrays[1], plan))
+    for choice, source, target in zip(choices, sources, targets, strict=True):
+        ids = [np.array(*given) for given in zip(choice.ids, choice.dtypes, strict=True)]
+        parts.append(CopyPart(source.buffer, ids[0], target.buffer, ids[1], choice.plan()))
         inside = slice(target.begin, target.end)
-        expected[inside] = oracle(source, target, *ids, window)
-        num_writes[inside] = covered(source, target, *ids, window)
-        num_copied = sum(s >= 0 and d >= 0 for s, d in zip(*ids, strict=True))
-        num_bytes += num_copied * plan.page_bytes
+        expected[inside] = oracle(source, target, *choice.ids, choice.window)
+        num_writes[inside] = covered(source, target, *choice.ids, choice.window)
+        num_copied = sum(s >= 0 and d >= 0 for s, d in zip(*choice.ids, strict=True))
+        num_bytes += num_copied * choice.window.num_bytes(choice.src)
     return Case(sources, targets, PlanSet(parts), expected, num_writes, num_bytes)
+
+
+def draw_case(
+    rng: random.Random,
+    kinds: Sequence[tuple[str, str]],
+    draw_ids: Callable[[random.Random, LayoutSpec, LayoutSpec], Ids] = random_ids,
+    align_bytes: int = 1,
+) -> Case:
+    """A part for each pair of layouts of `kinds`: random extents, windows, gaps, addresses, ids of
+    both widths with holes and duplicate sources, at times no page at all."""
+    offsets = [offset for offset in (0, 0, 1, 4, 8, 15, 16, 48) if offset % align_bytes == 0]
+    choices = []
+    for src_kind, dst_kind in kinds:
+        src = random_spec(rng, src_kind, align_bytes=align_bytes)
+        dst = random_spec(rng, dst_kind, src, align_bytes)
+        choices.append(
+            Choice(
+                src,
+                dst,
+                draw_ids(rng, src, dst),
+                random_window(rng, src, dst),
+                dtypes=(rng.choice([np.int32, np.int64]), rng.choice([np.int32, np.int64])),
+                misaligns=(rng.choice(offsets), rng.choice(offsets)),
+                ascending=rng.choice(list(Side)),
+                order=rng.choice([RunOrder.PAGES, RunOrder.PAGES, RunOrder.LAYERS]),
+            )
+        )
+    return make_case(choices, rng)

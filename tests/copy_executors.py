@@ -21,11 +21,16 @@ from hicache_ext.errors import LayoutError
 @dataclass(frozen=True)
 class Executor:
     """run() copies all parts of the case, in place, and returns the bytes moved; it may check more
-    than its caller can. why_not() is the reason to skip it here, or nothing."""
+    than its caller can. why_not() is the reason to skip it here, or nothing. align_bytes: what the
+    addresses and sizes of its runs must be multiples of."""
 
     name: str
     run: Callable[[Case, random.Random], int]
     why_not: Callable[[], str] = lambda: ""
+    align_bytes: int = 1
+
+    def takes(self, case: Case) -> bool:
+        return all(part.align_bytes >= self.align_bytes for part in case.parts.native.facts)
 
 
 def on_cpu(name: str, isa: str = "auto") -> Executor:
@@ -52,20 +57,17 @@ def emulated(shape: str) -> Executor:
             case.source_arena,
             case.target_arena,
             num_blocks=rng.choice([1, 1, 2, 3]),
-            shape=shape if shape != "bulk" or is_for_bulk(case.parts) else "by_run",
+            shape=shape,
             num_writes=num_writes,
             max_units=rng.choice([2**31 - 1, 2**31 - 1, 1, 7, 100]),
+            max_rings=rng.choice([1, 2, 128]),
         )
         np.testing.assert_array_equal(num_writes, case.num_writes)
         assert (seen.num_misaligned, seen.num_outside) == (0, 0)
         assert seen.first_bad == 2**64 - 1
         return seen.num_bytes
 
-    return Executor(f"emulator-{shape}", run)
-
-
-def is_for_bulk(parts: PlanSet) -> bool:
-    return all(part.align_bytes >= 16 for part in parts.native.facts)
+    return Executor(f"emulator-{shape}", run, align_bytes=ALIGN_BYTES.get(shape, 1))
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def run_on_stream(
         parts.append(CopyPart(src, ids[0], dst, ids[1], part.plan))
     together = PlanSet(parts)
     in_layers = any(plan.native.num_steps > 1 for plan in together.plans)
-    if (name == "sm_bulk" and not is_for_bulk(together)) or (name == "staged" and in_layers):
+    if name == "staged" and in_layers:
         with pytest.raises(LayoutError, match=name):
             copy_set(together, executor=name, **options)
         name = "sm_reg"
@@ -111,7 +113,7 @@ def on_gpu(name: str) -> Executor:
     def why_not() -> str:
         return why_no_gpu() if _C.with_cuda else "this build has no CUDA part"
 
-    return Executor(name, run, why_not)
+    return Executor(name, run, why_not, ALIGN_BYTES.get(name, 1))
 
 
 def on_emulated_gpu(name: str) -> Executor:
@@ -129,9 +131,10 @@ def on_emulated_gpu(name: str) -> Executor:
             memory = Memory(partial(EmulatedArray, cuda), partial(pinned, cuda))
             return run_on_stream(name, case, rng, memory, **options)
 
-    return Executor(f"{name}-emulated", run)
+    return Executor(f"{name}-emulated", run, align_bytes=ALIGN_BYTES.get(name, 1))
 
 
+ALIGN_BYTES = {"bulk": 16, "sm_bulk": 16}
 PRIORITIES = (None, None, Priority.LOW, Priority.HIGH)
 CUDA_NAMES = ("sm_reg", "sm_bulk", "ce_batch", "staged")
 EXECUTORS = (
@@ -147,6 +150,14 @@ EXECUTORS = (
     *(on_emulated_gpu(name) for name in (*CUDA_NAMES, "auto")),
     *(on_gpu(name) for name in (*CUDA_NAMES, "auto")),
 )
+
+
+def check_copy(case: Case, executor: Executor, rng: random.Random) -> None:
+    """The bytes of the oracle, and not one byte besides."""
+    before = case.source_arena.copy()
+    assert executor.run(case, rng) == case.num_bytes
+    np.testing.assert_array_equal(case.target_arena, case.expected)
+    np.testing.assert_array_equal(case.source_arena, before)
 
 
 def skip_unless_here(executor: Executor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from math import prod
 
 from hicache_ext.layout import LAYOUT_NAMES, KvMask, LayoutSpec, Planes
 
@@ -19,31 +20,39 @@ KINDS = (
 )
 
 
-def random_spec(rng: random.Random, kind: str, like: LayoutSpec | None = None) -> LayoutSpec:
-    """A layout of a kind; with `like`, of pages that fit to it."""
+def random_spec(
+    rng: random.Random, kind: str, like: LayoutSpec | None = None, align_bytes: int = 1
+) -> LayoutSpec:
+    """A layout of a kind whose strides are multiples of align_bytes, 1 or 16; with `like`, of pages
+    that fit to it."""
     if like is None:
         extents = {
             "page_size": rng.choice([1, 2, 3, 16]),
             "num_layers": rng.choice([1, 2, 5]),
             "num_kv": rng.choice([1, 2]),
             "num_heads": rng.choice([1, 4, 8]),
-            "head_bytes": rng.choice([1, 6, 16, 33, 64, 132, 144, 576]),
+            "head_bytes": _multiple(rng, align_bytes, [1, 6, 16, 33, 64, 132, 144, 576]),
         }
     else:
         names = ("page_size", "num_layers", "num_kv", "num_heads", "head_bytes")
         extents = {key: getattr(like, key) for key in names}
     num_pages = rng.randint(1, 9)
     if kind in ("gaps", "table"):
-        return _random_strides(rng, kind, num_pages, extents)
+        return _random_strides(rng, kind, num_pages, extents, align_bytes)
     groups = rng.choice([1, 1, 2, 4]) if extents["num_heads"] > 1 else 1
     spec = LayoutSpec.make(kind, num_pages=num_pages, num_groups=groups, **extents)
     if kind == "page_unified" and rng.random() < 0.3:
-        return replace(spec, stride_page=spec.stride_page + rng.choice([1, 16, 112]))
+        gap = _multiple(rng, align_bytes, [1, 16, 112])
+        return replace(spec, stride_page=spec.stride_page + gap)
     return spec
 
 
+def _multiple(rng: random.Random, align_bytes: int, values: list[int]) -> int:
+    return rng.choice([value for value in values if value % align_bytes == 0])
+
+
 def _random_strides(
-    rng: random.Random, kind: str, num_pages: int, extents: dict[str, int]
+    rng: random.Random, kind: str, num_pages: int, extents: dict[str, int], align_bytes: int
 ) -> LayoutSpec:
     """Axes in any order, some with a gap after each of their steps."""
     sizes = {
@@ -56,7 +65,7 @@ def _random_strides(
     axes, step = {}, extents["head_bytes"]
     for axis in rng.sample(sorted(sizes), len(sizes)):
         if kind == "gaps":
-            step += rng.choice([0, 0, 1, 16])
+            step += _multiple(rng, align_bytes, [0, 0, 1, 16])
         axes[axis] = (sizes[axis], step)
         if not (kind == "table" and axis in ("layer", "kv")):
             step *= sizes[axis]
@@ -66,11 +75,6 @@ def _random_strides(
     return LayoutSpec.strided(
         axes, head_bytes=extents["head_bytes"], name=name, planes=Planes.TABLE
     )
-
-
-def random_pair(rng: random.Random) -> tuple[LayoutSpec, LayoutSpec]:
-    src = random_spec(rng, rng.choice(KINDS))
-    return src, random_spec(rng, rng.choice(KINDS), like=src)
 
 
 def random_ids(rng: random.Random, src: LayoutSpec, dst: LayoutSpec) -> tuple[list[int], list[int]]:
@@ -95,6 +99,12 @@ class Window:
     @classmethod
     def whole(cls, spec: LayoutSpec) -> Window:
         return cls((0, spec.num_layers), KvMask.BOTH, (0, spec.num_heads), (0, spec.page_size))
+
+    def num_bytes(self, spec: LayoutSpec) -> int:
+        """Of a page."""
+        num_kv = spec.num_kv if self.kv is KvMask.BOTH else 1
+        spans = (self.layers, self.heads, self.tokens)
+        return num_kv * prod(last - first for first, last in spans) * spec.head_bytes
 
 
 def random_window(rng: random.Random, src: LayoutSpec, dst: LayoutSpec) -> Window:

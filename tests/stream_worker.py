@@ -52,7 +52,7 @@ def main(module: str, seed: int) -> None:
         assert not executor.why_not(), executor.why_not()
         for number in range(16):
             kinds = [(rng.choice(KINDS), rng.choice(KINDS)) for _ in range(rng.randint(1, 4))]
-            case = draw_case(rng, kinds)
+            case = draw_case(rng, kinds, align_bytes=executor.align_bytes)
             assert executor.run(case, rng) == case.num_bytes, (executor, seed, number, kinds)
             shown = f"{executor.name} seed {seed} case {number} {kinds}"
             np.testing.assert_array_equal(case.target_arena, case.expected, err_msg=shown)

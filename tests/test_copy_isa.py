@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from page_cases import random_ids, random_pair, random_window
 from pages import POISON, Guarded, guarded, native_set, oracle, random_bytes
 
 from hicache_ext import _C
@@ -31,20 +30,6 @@ def copied(
     pairs = zip(src_ids, dst_ids, strict=True)
     assert num_bytes == plan.page_bytes * sum(s >= 0 and d >= 0 for s, d in pairs)
     dst.check_guards()
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_random_pairs(seed: int, isa: str) -> None:
-    rng = random.Random(seed)
-    src_spec, dst_spec = random_pair(rng)
-    src = guarded(src_spec, random_bytes(rng, src_spec.num_bytes), rng.randrange(65))
-    dst = guarded(dst_spec, POISON, rng.choice([0, 64, rng.randrange(65)]))
-    src_ids, dst_ids = random_ids(rng, src_spec, dst_spec)
-    window = random_window(rng, src_spec, dst_spec)
-    expected = oracle(src, dst, src_ids, dst_ids, window)
-    plan = make_plan(src_spec, dst_spec, ascending=rng.choice(list(Side)), **vars(window))
-    copied(plan, src, src_ids, dst, dst_ids, isa)
-    np.testing.assert_array_equal(dst.bytes, expected)
 
 
 @pytest.mark.parametrize("side", list(Side))

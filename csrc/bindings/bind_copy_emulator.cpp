@@ -24,14 +24,16 @@ EmulatedShape shape_of(const std::string& name) {
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
 
 Emulation emulate(const CopySetObject& set, const Bytes& src, Bytes& dst, uint32_t num_blocks,
-                  const std::string& shape, Bytes& num_writes, int64_t max_units) {
+                  const std::string& shape, Bytes& num_writes, int64_t max_units,
+                  uint32_t max_rings) {
   HICACHE_CHECK(kLayout, num_writes.size() == dst.size(), "num_writes has ", num_writes.size(),
                 " bytes, the destination ", dst.size());
   HICACHE_CHECK(kLayout, num_blocks >= 1 && num_blocks <= 65535, "num_blocks=", num_blocks);
   HICACHE_CHECK(kLayout, max_units >= 1 && max_units < kMaxUnits, "max_units=", max_units);
+  HICACHE_CHECK(kLayout, max_rings >= 1, "max_rings=", max_rings);
   const Arena from{reinterpret_cast<const std::byte*>(src.data()), src.size()};
   const Arena to{reinterpret_cast<const std::byte*>(dst.data()), dst.size()};
-  return emulate_copy(set.on_host(), from, to, num_blocks, shape_of(shape), max_units,
+  return emulate_copy(set.on_host(), from, to, {shape_of(shape), num_blocks, max_units, max_rings},
                       num_writes.mutable_data());
 }
 
@@ -46,7 +48,8 @@ Registrar registrar([](py::module_& m) {
       .def_readonly("num_bytes", &Emulation::num_bytes);
   m.def("emulate_copy", &emulate, py::arg("set"), py::arg("src").noconvert(),
         py::arg("dst").noconvert(), py::kw_only(), py::arg("num_blocks"), py::arg("shape"),
-        py::arg("num_writes").noconvert(), py::arg("max_units") = kMaxUnits - 1);
+        py::arg("num_writes").noconvert(), py::arg("max_units") = kMaxUnits - 1,
+        py::arg("max_rings") = UINT32_MAX);
 });
 
 }  // namespace

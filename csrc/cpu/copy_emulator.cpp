@@ -64,21 +64,23 @@ CopyKernel kernel_of(EmulatedShape shape, const CopySet& set) {
 
 }  // namespace
 
-Emulation emulate_copy(const CopySet& set, const Arena& src, const Arena& dst, uint32_t num_blocks,
-                       EmulatedShape shape, int64_t max_units, uint8_t* num_writes) {
+Emulation emulate_copy(const CopySet& set, const Arena& src, const Arena& dst,
+                       const EmulatedLaunch& launch, uint8_t* num_writes) {
   CopyGuard guard{kNoBadPage, 0};
   Emulation seen{};
   CountingMemory memory(src, dst, num_writes, seen);
-  const CopyKernel kernel = kernel_of(shape, set);
+  const CopyKernel kernel = kernel_of(launch.shape, set);
   if (kernel == CopyKernel::kBulk) require_bulk_runs(set);
   const auto run_pass = [&](const Pass& pass) {
-    CopyGrid grid = copy_grid(kernel, pass, num_blocks, kRingBytes);
-    grid.num_blocks = num_blocks;  // also more than have something to do
+    CopyGrid grid = copy_grid(kernel, pass, launch.num_blocks, kRingBytes);
+    grid.num_blocks = launch.num_blocks;  // also more than have something to do
+    if (kernel == CopyKernel::kBulk)
+      grid.workers_per_block = std::min(grid.workers_per_block, launch.max_rings);
     seen.num_workers = grid.num_blocks * grid.workers_per_block;
     ++seen.num_passes;
     run_grid(kernel, {pass, &guard}, grid, memory);
   };
-  for_each_pass(set, kSegmentBytes, run_pass, max_units);
+  for_each_pass(set, kSegmentBytes, run_pass, launch.max_units);
   seen.first_bad = guard.first_bad;
   seen.num_bytes = guard.num_bytes;
   return seen;

@@ -24,6 +24,7 @@ def emulate_copy(
     shape: str,
     num_writes: npt.NDArray[np.uint8],
     max_units: int = ...,
+    max_rings: int = ...,
 ) -> Emulation: ...
 
 # --- bind_cuda_emulator.cpp

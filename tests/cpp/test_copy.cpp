@@ -54,12 +54,31 @@ void expect_strips(const CopyParams& part, int case_idx) {
   }
 }
 
+// The loop bodies of the kernels, where they may read and write.
+void emulate_kernels(CopySet set, const Bytes& src, const Bytes& expected, int case_idx) {
+  const bool is_for_bulk = set.parts[0].plan.align_bytes % 16 == 0;  // as new[] aligns
+  for (const EmulatedShape shape :
+       {EmulatedShape::kShortRun, EmulatedShape::kLongRun, EmulatedShape::kBulk}) {
+    if (shape == EmulatedShape::kBulk && !is_for_bulk) continue;
+    Bytes emulated(static_cast<int64_t>(expected.size));
+    std::vector<uint8_t> num_writes(expected.size);
+    set.parts[0].dst = emulated.data.get();
+    const EmulatedLaunch launch{shape, static_cast<uint32_t>(draw(1, 3)),
+                                pick<int64_t>({1, 50, 1 << 20}), pick<uint32_t>({1, 128})};
+    const Emulation seen = emulate_copy(set, {src.data.get(), static_cast<int64_t>(src.size)},
+                                        {emulated.data.get(), static_cast<int64_t>(emulated.size)},
+                                        launch, num_writes.data());
+    expect(emulated == expected, "a kernel's loop body differs from cpu_ref", case_idx);
+    expect(seen.num_outside == 0 && seen.num_misaligned == 0, "outside or misaligned", case_idx);
+    expect(*std::max_element(num_writes.begin(), num_writes.end()) <= 1, "written twice", case_idx);
+  }
+}
+
 void run_case(int case_idx) {
   const Case c = draw_case();
   const Plan plan =
       make_plan(c.src, c.dst, c.window, pick({Ascending::kSource, Ascending::kDestination}));
-  Bytes src(bytes_of(c.src)), expected(bytes_of(c.dst)), threaded(bytes_of(c.dst)),
-      emulated(bytes_of(c.dst));
+  Bytes src(bytes_of(c.src)), expected(bytes_of(c.dst)), threaded(bytes_of(c.dst));
   for (size_t i = 0; i < src.size; ++i) src.data[i] = static_cast<std::byte>(draw(0, 255));
   const PageIds src_ids{c.src_ids.data(), IdWidth::kInt64, IdPlace::kHost};
   const PageIds dst_ids{c.dst_ids.data(), IdWidth::kInt64, IdPlace::kHost};
@@ -83,14 +102,7 @@ void run_case(int case_idx) {
     expect(threaded == expected, "cpu differs from cpu_ref", case_idx);
   }
 
-  set.parts[0].dst = emulated.data.get();
-  std::vector<uint8_t> num_writes(emulated.size);
-  const Emulation seen = emulate_copy(set, {src.data.get(), static_cast<int64_t>(src.size)},
-                                      {emulated.data.get(), static_cast<int64_t>(emulated.size)},
-                                      static_cast<uint32_t>(draw(1, 3)), EmulatedShape::kByRun,
-                                      pick<int64_t>({1, 50, 1 << 20}), num_writes.data());
-  expect(emulated == expected, "the kernel's loop body differs from cpu_ref", case_idx);
-  expect(seen.num_outside == 0 && seen.num_misaligned == 0, "outside or misaligned", case_idx);
+  emulate_kernels(set, src, expected, case_idx);
 }
 
 // More than a cache holds.

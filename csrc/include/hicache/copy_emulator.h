@@ -26,9 +26,16 @@ struct Arena {
   int64_t num_bytes;
 };
 
+struct EmulatedLaunch {
+  EmulatedShape shape;
+  uint32_t num_blocks;
+  int64_t max_units = kMaxUnits - 1;  // of a pass
+  uint32_t max_rings = UINT32_MAX;    // of a block of kBulk; few of them refill their slots often
+};
+
 // Copies, and adds 1 to num_writes[i] for every write of byte i of the destination arena. The ids
-// are guarded as on the device, not checked on the host. max_units: of a pass.
-Emulation emulate_copy(const CopySet& set, const Arena& src, const Arena& dst, uint32_t num_blocks,
-                       EmulatedShape shape, int64_t max_units, uint8_t* num_writes);
+// are guarded as on the device, not checked on the host.
+Emulation emulate_copy(const CopySet& set, const Arena& src, const Arena& dst,
+                       const EmulatedLaunch& launch, uint8_t* num_writes);
 
 }  // namespace hicache
