@@ -10,6 +10,7 @@ import pytest
 from pages import POISON, Guarded, guarded, native_set, oracle, random_bytes
 
 from hicache_ext import _C
+from hicache_ext.errors import LayoutError
 from hicache_ext.layout import LayoutSpec
 from hicache_ext.plan import Plan, Side, make_plan
 
@@ -73,3 +74,9 @@ def test_the_widest_set_is_chosen() -> None:
     copied(make_plan(src_spec, dst_spec), src, ids, dst, list(range(num_pages)), "auto")
     by_page = src.bytes.reshape(2, 2, num_pages, 4, 2, 250)[:, :, ids].transpose(2, 1, 0, 3, 4, 5)
     np.testing.assert_array_equal(dst.bytes.reshape(num_pages, 2, 2, 4, 2, 250), by_page)
+
+
+@pytest.mark.parametrize("name", ["avx9", "AVX2", ""])
+def test_an_isa_that_there_is_not(name: str) -> None:
+    with pytest.raises(LayoutError, match=f"'{name}' is none of"):
+        _C.has_isa(name)

@@ -79,6 +79,11 @@ def test_import_is_quick_beyond_torch() -> None:
     assert statistics.median(times) < 0.3, times
 
 
+def test_copies_import_without_torch() -> None:
+    code = "import sys, hicache_ext.copy; print('torch' in sys.modules)"
+    assert run(sys.executable, "-c", code).strip() == "False"
+
+
 @pytest.mark.parametrize("module", ["hicache_ext.tree", "hicache_ext.errors", "hicache_ext.tier"])
 def test_tree_imports_without_torch_and_native(module: str) -> None:
     """The control plane of the tree runs where neither is installed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
 
 import pytest
 
@@ -111,13 +113,22 @@ def test_pages_must_be_alike(what: str) -> None:
 
 def test_windows_that_do_not_fit() -> None:
     src, dst = spec("layer_first"), spec("page_unified", num_groups=2)
-    for layers in ((-1, 2), (3, 3), (4, 2), (0, 33)):
+    for layers in ((3, 3), (4, 2), (0, 33)):
         with pytest.raises(LayoutError, match=r"layer window \[.*\[0, 32\)"):
             make_plan(src, dst, layers=layers)
     with pytest.raises(LayoutError, match=r"head window \[0, 9\)"):
         make_plan(src, dst, heads=(0, 9))
     with pytest.raises(LayoutError, match=r"head window \[2, 6\) cuts a group of 4 heads"):
         make_plan(src, dst, heads=(2, 6))
+    for wrong in (5, (1,), (0, 1, 2)):
+        with pytest.raises(LayoutError, match=re.escape(f"tokens={wrong!r} is no range")):
+            make_plan(src, dst, tokens=wrong)
+    for wrong in (-1, 2.0, math.nan, True, "1", 2**70):
+        with pytest.raises(LayoutError, match=re.escape(f"heads[1]={wrong!r} must be a whole")):
+            make_plan(src, dst, heads=(0, wrong))
+    for name in ("kv", "ascending", "order"):
+        with pytest.raises(LayoutError, match=f"{name}='both' is no "):
+            make_plan(src, dst, **{name: "both"})
     latent = spec("layer_first", num_kv=1)
     with pytest.raises(LayoutError, match="latent"):
         make_plan(latent, latent, kv=KvMask.K)

@@ -219,18 +219,6 @@ def test_cuda_is_asked_for_the_device_of_an_array_that_does_not_tell() -> None:
         assert _C.device_of_memory(host.ctypes.data) is None
 
 
-def test_a_raw_handle_of_another_device_is_refused() -> None:
-    with emulated_cuda(num_devices=2) as cuda:
-        source, target = EmulatedArray(cuda, filled(1)), pinned(cuda, filled(0))
-        elsewhere = cuda.create_stream(device=1)
-        with pytest.raises(CudaError, match=r"stream is one of cuda:1, the copy runs on cuda:0"):
-            copy_pages(
-                PagedBuffer(source, SPEC), ALL, PagedBuffer(target, SPEC), ALL, stream=elsewhere
-            )
-        cuda.run_all()
-        assert not target.any()
-
-
 def test_arrays_of_two_devices_are_no_copy() -> None:
     with emulated_cuda(num_devices=2) as cuda:
         one, two = (EmulatedArray(cuda, filled(1), device) for device in (0, 1))

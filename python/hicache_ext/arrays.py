@@ -113,6 +113,9 @@ def _view_torch(tensor: Any) -> ArrayView:
 
 
 def _view_numpy(array: npt.NDArray[Any]) -> ArrayView:
+    _require_bytes(array.dtype, "an array")
+    if isinstance(array, np.ma.MaskedArray):
+        raise LayoutError("masked arrays are not copied")
     return ArrayView(
         address=_C.array_address(array) if array.size else 0,
         shape=array.shape,
@@ -122,6 +125,11 @@ def _view_numpy(array: npt.NDArray[Any]) -> ArrayView:
         is_writable=array.flags.writeable,
         typestr=type_name(array.dtype),
     )
+
+
+def _require_bytes(dtype: np.dtype[Any], where: str) -> None:
+    if dtype.hasobject:  # a copy of it would not count the references
+        raise LayoutError(f"{where}: dtype {dtype} holds Python objects, not bytes")
 
 
 def _view_cupy(array: Any) -> ArrayView:
@@ -156,6 +164,7 @@ def _view_interface(array: object, protocol: str) -> ArrayView:
         raise LayoutError(f"{where}: mask={interface['mask']!r}; masked arrays are not copied")
     if address == 0 and 0 not in shape:
         raise LayoutError(f"{where}: address 0 of shape={shape}")
+    _require_bytes(dtype, where)
     on_gpu = protocol == "__cuda_array_interface__"
     return ArrayView(
         address=address,

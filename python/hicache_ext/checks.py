@@ -1,4 +1,4 @@
-"""What arguments must be: a LayoutError with name and value where they are not."""
+"""What arguments must be: a LayoutError with name and value where they are something else."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from typing import Any
 from hicache_ext.errors import LayoutError
 
 
-def require_count(name: str, value: Any, most: int | None = None) -> int:
-    """A whole number of at least 1, and of at most `most`."""
+def require_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """A whole number of at least `least` and at most `most`."""
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < 1 or (most is not None and value > most):
-        bounds = "of at least 1" if most is None else f"from 1 to {most}"
+    if not is_whole or value < least or (most is not None and value > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise LayoutError(f"{name}={value!r} must be a whole number {bounds}")
     return int(value)
+
+
+def require_kind(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        # An array may be long, and lie on a GPU.
+        is_short = value is None or isinstance(value, (str, numbers.Number))
+        shown = repr(value) if is_short else f"<{type(value).__name__}>"
+        raise LayoutError(f"{name}={shown} is no {kind.__name__}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hicache_ext.checks import require_kind
 from hicache_ext.copy_part import CopyPart
 from hicache_ext.cuda_copy import Priority, StagingRing
 from hicache_ext.errors import LayoutError
@@ -121,9 +122,10 @@ def gather_pages(
     out: a PagedBuffer, or an array alone that holds n page_unified objects of one head group.
     options: those of copy_pages.
     """
-    num_pages = len(page_ids)
+    num_pages = _num_ids(page_ids)
     if num_pages == 0:
         return Ticket(0)
+    require_kind("source", src, PagedBuffer)
     buffer = out if isinstance(out, PagedBuffer) else _packed(out, src.spec, num_pages)
     return copy_pages(src, page_ids, buffer, _first_pages(num_pages), **options)
 
@@ -136,11 +138,19 @@ def scatter_pages(
     src: a PagedBuffer, or an array alone that holds n page_unified objects of one head group.
     options: those of copy_pages.
     """
-    num_pages = len(page_ids)
+    num_pages = _num_ids(page_ids)
     if num_pages == 0:
         return Ticket(0)
+    require_kind("destination", dst, PagedBuffer)
     buffer = src if isinstance(src, PagedBuffer) else _packed(src, dst.spec, num_pages)
     return copy_pages(buffer, _first_pages(num_pages), dst, page_ids, **options)
+
+
+def _num_ids(page_ids: PageIds) -> int:
+    try:
+        return len(page_ids)
+    except TypeError:
+        raise LayoutError(f"page_ids without a length: {type(page_ids).__name__}") from None
 
 
 def _first_pages(num_pages: int) -> np.ndarray[Any, np.dtype[np.int64]]:

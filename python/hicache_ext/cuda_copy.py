@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 from hicache_ext import _C, arrays
+from hicache_ext.checks import require_whole
 from hicache_ext.errors import LayoutError
 from hicache_ext.plan_set import PlanSet
 from hicache_ext.profile import copy_ranges
@@ -36,6 +37,7 @@ class StagingRing:
         self, array: Any = None, *, num_bytes: int = _C.STAGING_BYTES, device: int = 0
     ) -> None:
         address = 0
+        require_whole("device", device, least=0, most=2**31 - 1)
         if array is not None:
             seen = arrays.view(array)
             if seen.device == "cpu" or not seen.is_contiguous or not seen.is_writable:
@@ -44,8 +46,7 @@ class StagingRing:
                     f"{seen.device} (contiguous={seen.is_contiguous}, writable={seen.is_writable})"
                 )
             address, num_bytes, device = seen.address, seen.num_bytes, device_idx(seen.device)
-        if num_bytes < 1:
-            raise LayoutError(f"staging of num_bytes={num_bytes}")
+        require_whole("num_bytes", num_bytes, most=2**62)
         self._array = array
         self.native = _C.StagingRing(device=device, address=address, num_bytes=num_bytes)
 

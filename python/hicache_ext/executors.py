@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass
 from typing import Any
 
 from hicache_ext import _C
 from hicache_ext.auto import Asked, choose_executor
+from hicache_ext.checks import require_kind, require_whole
 from hicache_ext.cuda_copy import CUDA_EXECUTORS, Priority, StagingRing, start_on_stream, stream_of
 from hicache_ext.errors import LayoutError
 from hicache_ext.plan_set import SLOT_BYTES, PlanSet
@@ -16,6 +16,7 @@ from hicache_ext.ticket import Ticket
 
 _LEGACY_STREAMS = (0, 1)  # nullptr and cudaStreamLegacy
 CPU_EXECUTORS = ("cpu_ref", "cpu")
+MAX_WORKERS = 4096  # SMs or threads; what is more is a mistake
 EXECUTORS = ("auto", *CPU_EXECUTORS, *CUDA_EXECUTORS)
 
 
@@ -30,23 +31,17 @@ class CopyOptions:
     staging: StagingRing | None = None
 
     def __post_init__(self) -> None:
-        _require_count("num_sms", self.num_sms)
-        _require_count("num_threads", self.num_threads)
-        if self.priority is not None and not isinstance(self.priority, Priority):
-            raise LayoutError(f"priority={self.priority!r} is no Priority")
-        if self.staging is not None and not isinstance(self.staging, StagingRing):
-            raise LayoutError(f"staging={self.staging!r} is no StagingRing")
-
-
-def _require_count(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise LayoutError(f"{name}={value!r} must be a whole number of at least 1")
+        for name, quota in (("num_sms", self.num_sms), ("num_threads", self.num_threads)):
+            if quota is not None:
+                require_whole(name, quota, most=MAX_WORKERS)
+        for name, kind in (("priority", Priority), ("staging", StagingRing)):
+            if (value := getattr(self, name)) is not None:
+                require_kind(name, value, kind)
 
 
 def start(executor: str, parts: PlanSet, options: CopyOptions) -> Ticket:
     """Starts the copy on the executor of that name; "auto" lets choose() name it."""
+    require_kind("parts", parts, PlanSet)
     if executor not in EXECUTORS:
         raise LayoutError(f"executor {executor!r} is none of {', '.join(EXECUTORS)}")
     chosen = choose(parts, options) if executor == "auto" else executor

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from hicache_ext.arrays import ArrayView, cupy_array, torch_tensor, type_name, view
-from hicache_ext.checks import require_count
+from hicache_ext.checks import require_whole
 from hicache_ext.errors import LayoutError
 
 PageIds = Sequence[int] | npt.NDArray[np.int32] | npt.NDArray[np.int64] | Any
 
 _TYPES = ("int32", "int64")
+_TOP = 2**63  # int64 ends below it
 _DTYPES = (np.dtype(np.int32), np.dtype(np.int64))  # by value: the name of a dtype takes 2 us
 
 
@@ -60,7 +61,7 @@ def page_ids_of_tokens(token_ids: PageIds, page_size: int) -> npt.NDArray[Any]:
     memory are refused: to check them is to wait for the GPU. Whoever trusts them has their page ids
     there by token_ids[::page_size] // page_size.
     """
-    page_size = require_count("page_size", page_size, most=2**31 - 1)
+    page_size = require_whole("page_size", page_size, most=2**31 - 1)
     if not isinstance(token_ids, np.ndarray) and is_on_gpu(token_ids):
         raise LayoutError(
             "token_ids in GPU memory, where they are not checked: pass page ids, "
@@ -95,7 +96,7 @@ def _raise_token(tokens: npt.NDArray[Any], position: int, page_size: int) -> NoR
 
 
 def _on_host(what: str, ids: PageIds) -> npt.NDArray[Any]:
-    array = ids if isinstance(ids, np.ndarray) else _listed(what, ids)
+    array = ids if type(ids) is np.ndarray else _listed(what, ids)
     if array.dtype not in _DTYPES or array.ndim != 1:
         raise LayoutError(
             f"{what} must be int32 or int64 [n], not {type_name(array.dtype)} {list(array.shape)}"
@@ -112,6 +113,8 @@ def _listed(what: str, ids: Any) -> npt.NDArray[Any]:
                 f"{what} must be int32 or int64 [n], not {tensor.dtype} on {tensor.device}"
             )
         return np.asarray(tensor.detach().numpy())
+    if isinstance(ids, np.ma.MaskedArray):
+        raise LayoutError(f"{what} in a masked array: holes are negative ids")
     if hasattr(ids, "__array_interface__"):
         return np.asarray(ids)
     if hasattr(ids, "__dlpack__"):
@@ -120,11 +123,22 @@ def _listed(what: str, ids: Any) -> npt.NDArray[Any]:
     if not isinstance(ids, Iterable):
         raise LayoutError(f"{what} are not a sequence: {type(ids).__name__}")
     listed = list(ids)
-    wrong = [t for t in set(map(type, listed)) if t is bool or not issubclass(t, (int, np.integer))]
-    if wrong:
-        kinds = sorted(kind.__name__ for kind in wrong)
-        raise LayoutError(f"{what} must be integers, not {', '.join(kinds)}")
+    kinds = set(map(type, listed))
+    if any(kind is bool or not issubclass(kind, (int, np.integer)) for kind in kinds):
+        _raise_first(what, listed, "is no integer", lambda v: not _is_integer(v))
     try:
         return np.array(listed, dtype=np.int64)
     except OverflowError:
-        raise LayoutError(f"{what} do not fit into int64") from None
+        _raise_first(what, listed, "does not fit into int64", lambda v: not -_TOP <= v < _TOP)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _raise_first(
+    what: str, values: list[Any], wrong: str, is_wrong: Callable[[Any], bool]
+) -> NoReturn:
+    position, value = next((i, value) for i, value in enumerate(values) if is_wrong(value))
+    shown = repr(value.item() if isinstance(value, np.generic) else value)
+    raise LayoutError(f"{what}: position={position} value={shown} {wrong}")

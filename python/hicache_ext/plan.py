@@ -8,12 +8,14 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from hicache_ext import _C
+from hicache_ext.checks import require_kind, require_whole
 from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.device_model import PCIE5, DeviceModel, Direction
 from hicache_ext.errors import LayoutError
 from hicache_ext.explain import explain_cost
 from hicache_ext.layout import KvMask, LayoutSpec, Planes
 
+_MAX_END = 2**62  # of a window; which lies inside of an extent, and that inside of int64
 _AXIS_NAMES = {32: "layer", 16: "kv", 8: "group", 4: "fine_group", 2: "token", 1: "head"}
 
 
@@ -160,13 +162,27 @@ def make_plan(
     then end with their layer, a launch has at most eight layers, and staged cannot do it.
     LayoutError where the two differ in a page's extents or the window does not lie inside.
     """
-    if layers is None:
-        layers = (0, src.num_layers)
-    if heads is None:
-        heads = (0, src.num_heads)
-    if tokens is None:
-        tokens = (0, src.page_size)
-    return _make_plan(src, dst, tuple(layers), kv, tuple(heads), tuple(tokens), ascending, order)
+    return _make_plan(
+        src,
+        dst,
+        (0, src.num_layers) if layers is None else _window("layers", layers),
+        kv,
+        (0, src.num_heads) if heads is None else _window("heads", heads),
+        (0, src.page_size) if tokens is None else _window("tokens", tokens),
+        ascending,
+        order,
+    )
+
+
+def _window(name: str, window: tuple[int, int]) -> tuple[int, int]:
+    try:
+        begin, end = window
+    except (TypeError, ValueError):
+        raise LayoutError(f"{name}={window!r} is no range (begin, end)") from None
+    return (
+        require_whole(f"{name}[0]", begin, least=0, most=_MAX_END),
+        require_whole(f"{name}[1]", end, least=0, most=_MAX_END),
+    )
 
 
 @lru_cache(maxsize=256)
@@ -180,6 +196,12 @@ def _make_plan(
     ascending: Side,
     order: RunOrder,
 ) -> Plan:
+    for name, value, kind in (
+        ("kv", kv, KvMask),
+        ("ascending", ascending, Side),
+        ("order", order, RunOrder),
+    ):
+        require_kind(name, value, kind)
     if src.num_kv == 1 and kv is not KvMask.BOTH:
         raise LayoutError(f"kv={kv.name} of a latent cache (num_kv=1)")
     native = _C.make_plan(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from hicache_ext import _C
 from hicache_ext.arrays import ArrayView
+from hicache_ext.checks import require_kind
 from hicache_ext.copy_part import CopyPart
 from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.device_model import PCIE5, DeviceModel, Direction
@@ -98,7 +99,8 @@ class PlanSet:
     def _add(self, part: CopyPart) -> CopyPart:
         """The part with its plan."""
         src, src_page_ids, dst, dst_page_ids, plan = part
-        if plan is None or plan.src is not src.spec or plan.dst is not dst.spec:
+        _require_buffers(src, dst)
+        if type(plan) is not Plan or plan.src is not src.spec or plan.dst is not dst.spec:
             plan = _plan_for(src, dst, plan)
             part = CopyPart(src, src_page_ids, dst, dst_page_ids, plan)
         if not dst.is_writable:
@@ -169,7 +171,13 @@ class PlanSet:
 
 def whole_pages(src: PagedBuffer, dst: PagedBuffer, order: RunOrder = RunOrder.PAGES) -> Plan:
     """The plan of a copy that was given none."""
+    _require_buffers(src, dst)
     return make_plan(src.spec, dst.spec, ascending=ascending_side(src.device), order=order)
+
+
+def _require_buffers(src: PagedBuffer, dst: PagedBuffer) -> None:
+    require_kind("source", src, PagedBuffer)
+    require_kind("destination", dst, PagedBuffer)
 
 
 def _known(ids: npt.NDArray[Any] | _C.IdArray) -> Ids | None:
@@ -179,6 +187,7 @@ def _known(ids: npt.NDArray[Any] | _C.IdArray) -> Ids | None:
 def _plan_for(src: PagedBuffer, dst: PagedBuffer, plan: Plan | None) -> Plan:
     if plan is None:
         return whole_pages(src, dst)
+    require_kind("plan", plan, Plan)
     if plan.src != src.spec or plan.dst != dst.spec:
         raise LayoutError(
             f"the plan is for {plan.src.name} -> {plan.dst.name} of other extents or strides than "
