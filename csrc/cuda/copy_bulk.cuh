@@ -26,9 +26,10 @@ class BulkMemory {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier(stage)),
                  "r"(num_bytes)
                  : "memory");
+    // To shared::cta: for shared::cluster ptxas calls a routine of the driver on sm_120.
     asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-            "r"(slot(stage)),
+        "cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+            slot(stage)),
         "l"(__cvta_generic_to_global(src)), "r"(num_bytes), "r"(barrier(stage))
         : "memory");
   }

@@ -55,14 +55,17 @@ void expect_strips(const CopyParams& part, int case_idx) {
 }
 
 // The loop bodies of the kernels, where they may read and write.
-void emulate_kernels(CopySet set, const Bytes& src, const Bytes& expected, int case_idx) {
+void emulate_kernels(const Case& c, CopySet set, const Bytes& src, const Bytes& expected,
+                     int case_idx) {
   const bool is_for_bulk = set.parts[0].plan.align_bytes % 16 == 0;  // as new[] aligns
   for (const EmulatedShape shape :
        {EmulatedShape::kShortRun, EmulatedShape::kLongRun, EmulatedShape::kBulk}) {
     if (shape == EmulatedShape::kBulk && !is_for_bulk) continue;
     Bytes emulated(static_cast<int64_t>(expected.size));
     std::vector<uint8_t> num_writes(expected.size);
+    const auto planes = planes_of(c.dst, emulated.data.get());
     set.parts[0].dst = emulated.data.get();
+    set.parts[0].dst_planes = data_of(planes);
     const EmulatedLaunch launch{shape, static_cast<uint32_t>(draw(1, 3)),
                                 pick<int64_t>({1, 50, 1 << 20}), pick<uint32_t>({1, 128})};
     const Emulation seen = emulate_copy(set, {src.data.get(), static_cast<int64_t>(src.size)},
@@ -75,19 +78,21 @@ void emulate_kernels(CopySet set, const Bytes& src, const Bytes& expected, int c
 }
 
 void run_case(int case_idx) {
-  const Case c = draw_case();
+  const Case c = draw_case(case_idx);
   const Plan plan =
       make_plan(c.src, c.dst, c.window, pick({Ascending::kSource, Ascending::kDestination}));
   Bytes src(bytes_of(c.src)), expected(bytes_of(c.dst)), threaded(bytes_of(c.dst));
   for (size_t i = 0; i < src.size; ++i) src.data[i] = static_cast<std::byte>(draw(0, 255));
+  const auto src_planes = planes_of(c.src, src.data.get());
+  const auto dst_planes = planes_of(c.dst, expected.data.get());
   const PageIds src_ids{c.src_ids.data(), IdWidth::kInt64, IdPlace::kHost};
   const PageIds dst_ids{c.dst_ids.data(), IdWidth::kInt64, IdPlace::kHost};
   CopySet set{};
   set.parts[set.num_parts++] = {plan,
                                 src.data.get(),
                                 expected.data.get(),
-                                nullptr,
-                                nullptr,
+                                data_of(src_planes),
+                                data_of(dst_planes),
                                 src_ids,
                                 dst_ids,
                                 static_cast<int64_t>(c.src_ids.size())};
@@ -97,12 +102,14 @@ void run_case(int case_idx) {
   for (const Isa isa : {Isa::kAuto, Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
     if (!has_isa(isa)) continue;
     std::memset(threaded.data.get(), 0xee, threaded.size);
+    const auto planes = planes_of(c.dst, threaded.data.get());
     set.parts[0].dst = threaded.data.get();
+    set.parts[0].dst_planes = data_of(planes);
     copy_cpu(set, static_cast<int>(draw(1, 4)), isa);
     expect(threaded == expected, "cpu differs from cpu_ref", case_idx);
   }
 
-  emulate_kernels(set, src, expected, case_idx);
+  emulate_kernels(c, set, src, expected, case_idx);
 }
 
 // More than a cache holds.
@@ -110,7 +117,7 @@ void run_large_case() {
   PageLayout like{};
   like.page_size = 1, like.num_layers = 2, like.num_kv = 2, like.num_heads = 1, like.num_groups = 1;
   like.head_bytes = 701;  // runs begin at every alignment
-  const PageLayout src_layout = make_layout(0, 4200, like), dst_layout = make_layout(2, 4200, like);
+  const PageLayout src_layout = make_layout(0, 4200, like), dst_layout = make_layout(4, 4200, like);
   const Plan plan =
       make_plan(src_layout, dst_layout, {0, 2, 0, 2, 0, 1, 0, 1}, Ascending::kDestination);
   Bytes src(bytes_of(src_layout)), expected(src.size), threaded(src.size);
@@ -147,7 +154,7 @@ void run_many_callers() {
 }  // namespace
 
 int main() {
-  for (int i = 0; i < 120; ++i) {
+  for (int i = 0; i < 2 * kNumLayouts * kNumLayouts; ++i) {
     rng.seed(static_cast<unsigned>(i));
     run_case(i);
   }

@@ -57,7 +57,7 @@ PageIds ids_of(const std::vector<int64_t>& ids) {
 struct Copy {
   Copy(CudaEmulator& cuda, CudaExecutor executor) {
     do {
-      drawn = draw_case();
+      drawn = draw_case(static_cast<int>(draw(0, kNumLayouts * kNumLayouts - 1)));
       plan = make_plan(drawn.src, drawn.dst, drawn.window, Ascending::kSource);
     } while (executor == CudaExecutor::kSmBulk && plan.align_bytes % 16 != 0);
     const int64_t where = executor == CudaExecutor::kStaged ? draw(1, 2) : draw(0, 3);
@@ -65,17 +65,21 @@ struct Copy {
     dst = std::make_unique<Buffer>(cuda, bytes_of(drawn.dst), (where & 2) != 0);
     for (size_t i = 0; i < src->size; ++i) src->data[i] = static_cast<std::byte>(draw(0, 255));
     expected.assign(dst->data, dst->data + dst->size);
+    src_planes = planes_of(drawn.src, src->data);
+    dst_planes = planes_of(drawn.dst, expected.data());
     set.num_parts = 1;
     set.parts[0] = {plan,
                     src->data,
                     expected.data(),
-                    nullptr,
-                    nullptr,
+                    data_of(src_planes),
+                    data_of(dst_planes),
                     ids_of(drawn.src_ids),
                     ids_of(drawn.dst_ids),
                     static_cast<int64_t>(drawn.src_ids.size())};
     copy_cpu_ref(set);
+    dst_planes = planes_of(drawn.dst, dst->data);
     set.parts[0].dst = dst->data;
+    set.parts[0].dst_planes = data_of(dst_planes);
   }
 
   bool is_there() const { return std::memcmp(dst->data, expected.data(), dst->size) == 0; }
@@ -84,6 +88,7 @@ struct Copy {
   Plan plan;
   std::unique_ptr<Buffer> src, dst;
   std::vector<std::byte> expected;
+  std::vector<uint64_t> src_planes, dst_planes;
   CopySet set{};
 };
 
