@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_host_memory import FakeCuda
+from fake_cuda import FakeCuda
 
 from hicache_ext import _C
 from hicache_ext.errors import CapacityError, LayoutError, LifetimeError

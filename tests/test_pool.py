@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 import torch
-from test_host_memory import FakeCuda
+from fake_cuda import FakeCuda
 
 from hicache_ext.copy import copy_pages, gather_pages
 from hicache_ext.errors import CapacityError, CudaError, LayoutError, LifetimeError, PageIndexError

@@ -91,11 +91,13 @@ void Pinning::pin(const PinApi& api, const PinRequest& request) {
   HICACHE_CHECK(kCuda, api.pin && api.unpin && api.clear_error, "pin: a function is null");
   api_ = api;
   owner_ = ::getpid();
-  std::size_t chunk_bytes = pin_chunk_bytes(request.object_bytes, request.max_chunk_bytes);
+  // A chunk never ends inside of an object that is larger than all of the memory, either.
+  const std::size_t object_bytes = std::min(request.object_bytes, request.num_bytes);
+  std::size_t chunk_bytes = pin_chunk_bytes(object_bytes, request.max_chunk_bytes);
   int code = pin_chunks(request, chunk_bytes);
   for (int i = 0; i < request.num_halvings && code != 0; ++i) {
     const std::size_t half =
-        pin_chunk_bytes(request.object_bytes, std::min(chunk_bytes, request.num_bytes) / 2);
+        pin_chunk_bytes(object_bytes, std::min(chunk_bytes, request.num_bytes) / 2);
     if (half >= chunk_bytes) break;
     chunk_bytes = half;
     code = pin_chunks(request, chunk_bytes);

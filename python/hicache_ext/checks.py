@@ -7,6 +7,10 @@ from typing import Any
 
 from hicache_ext.errors import LayoutError
 
+MAX_INT = 2**31 - 1
+MAX_BYTES = 2**62  # sums of sizes and addresses stay inside of int64
+MAX_WORKERS = 4096  # SMs or threads; what is more is a mistake
+
 
 def require_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """A whole number of at least `least` and at most `most`."""

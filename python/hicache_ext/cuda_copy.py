@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from hicache_ext import _C, arrays
-from hicache_ext.checks import require_whole
+from hicache_ext.checks import MAX_BYTES, MAX_INT, require_whole
 from hicache_ext.errors import LayoutError
 from hicache_ext.plan_set import PlanSet
 from hicache_ext.profile import copy_ranges
@@ -37,7 +37,7 @@ class StagingRing:
         self, array: Any = None, *, num_bytes: int = _C.STAGING_BYTES, device: int = 0
     ) -> None:
         address = 0
-        require_whole("device", device, least=0, most=2**31 - 1)
+        require_whole("device", device, least=0, most=MAX_INT)
         if array is not None:
             seen = arrays.view(array)
             if seen.device == "cpu" or not seen.is_contiguous or not seen.is_writable:
@@ -46,7 +46,7 @@ class StagingRing:
                     f"{seen.device} (contiguous={seen.is_contiguous}, writable={seen.is_writable})"
                 )
             address, num_bytes, device = seen.address, seen.num_bytes, device_idx(seen.device)
-        require_whole("num_bytes", num_bytes, most=2**62)
+        require_whole("num_bytes", num_bytes, most=MAX_BYTES)
         self._array = array
         self.native = _C.StagingRing(device=device, address=address, num_bytes=num_bytes)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hicache_ext import _C
 from hicache_ext.auto import Asked, choose_executor
-from hicache_ext.checks import require_kind, require_whole
+from hicache_ext.checks import MAX_WORKERS, require_kind, require_whole
 from hicache_ext.cuda_copy import CUDA_EXECUTORS, Priority, StagingRing, start_on_stream, stream_of
 from hicache_ext.errors import LayoutError
 from hicache_ext.plan_set import SLOT_BYTES, PlanSet
@@ -16,7 +16,6 @@ from hicache_ext.ticket import Ticket
 
 _LEGACY_STREAMS = (0, 1)  # nullptr and cudaStreamLegacy
 CPU_EXECUTORS = ("cpu_ref", "cpu")
-MAX_WORKERS = 4096  # SMs or threads; what is more is a mistake
 EXECUTORS = ("auto", *CPU_EXECUTORS, *CUDA_EXECUTORS)
 
 

@@ -7,7 +7,6 @@ is the same bytes in the child. A child never unregisters what its parent regist
 
 from __future__ import annotations
 
-import operator
 import os
 from enum import Enum
 from typing import Any
@@ -17,7 +16,8 @@ import numpy.typing as npt
 
 from . import _C
 from ._C import HugePages, Sharing, slot_stride
-from .errors import CudaError, LayoutError, LifetimeError
+from .checks import MAX_BYTES, MAX_INT, MAX_WORKERS, require_kind, require_whole
+from .errors import CapacityError, CudaError, LayoutError, LifetimeError
 from .host_limits import HostLimit, check_host_memory, host_limits
 from .host_placement import huge_bytes, limits_of, locked_limits
 
@@ -69,20 +69,24 @@ class HostBuffer:
         CapacityError, with the numbers, if a cgroup, the machine, the node, the huge pages or an
         RLIMIT have no room; CudaError if pinning fails or is REQUIRED without a device.
         """
-        api = self._start(name, pin, pin_api)
-        node = None if numa_node is None else _whole("numa_node", numa_node)
-        limits = limits_of(sharing, huge_pages, node)
+        api = self._start(name, pin, pin_api, num_bytes, object_bytes)
+        require_kind("sharing", sharing, Sharing)
+        require_kind("huge_pages", huge_pages, HugePages)
+        require_whole("num_threads", num_threads, least=0, most=MAX_WORKERS)
+        if numa_node is not None:
+            require_whole("numa_node", numa_node, least=0, most=MAX_INT)
+        limits = limits_of(sharing, huge_pages, numa_node)
         if pin is PinMode.LOCKED:
             limits += locked_limits()
-        check_host_memory(_whole("num_bytes", num_bytes), name, limits)
+        check_host_memory(num_bytes, name, limits)
         self._memory = _C.HostMemory(
             num_bytes,
             sharing=sharing,
             huge_pages=huge_pages,
-            numa_node=-1 if node is None else node,
-            num_threads=_whole("num_threads", num_threads),
+            numa_node=-1 if numa_node is None else numa_node,
+            num_threads=num_threads,
         )
-        self._pin(pin, api, _whole("object_bytes", object_bytes))
+        self._pin(pin, api, object_bytes)
 
     @classmethod
     def attach(
@@ -103,19 +107,31 @@ class HostBuffer:
         sealed against shrinking.
         """
         buffer = cls.__new__(cls)
-        api = buffer._start(name, pin, pin_api)
-        _whole("fd", fd)
+        require_whole("fd", fd, least=0, most=MAX_INT)
         if num_bytes is None:
             num_bytes = _file_bytes(fd)
+        api = buffer._start(name, pin, pin_api, num_bytes, object_bytes)
         in_use = [limit for limit in host_limits() if limit.source == "RLIMIT_AS"]
         limits = [*in_use, *(locked_limits() if pin is PinMode.LOCKED else [])]
-        check_host_memory(_whole("num_bytes", num_bytes), name, limits)
+        check_host_memory(num_bytes, name, limits)
         buffer._memory = _C.HostMemory.attach(fd, num_bytes)
-        buffer._pin(pin, api, _whole("object_bytes", object_bytes))
+        buffer._pin(pin, api, object_bytes)
         return buffer
 
-    def _start(self, name: str, pin: PinMode, pin_api: _C.PinApi | None) -> _C.PinApi | None:
+    def _start(
+        self,
+        name: str,
+        pin: PinMode,
+        pin_api: _C.PinApi | None,
+        num_bytes: int,
+        object_bytes: int,
+    ) -> _C.PinApi | None:
         """Before anything is taken: what to pin with."""
+        require_kind("pin", pin, PinMode)
+        if pin_api is not None:
+            require_kind("pin_api", pin_api, _C.PinApi)
+        require_whole("num_bytes", num_bytes, least=0, most=MAX_BYTES)
+        require_whole("object_bytes", object_bytes, least=0, most=MAX_BYTES)
         self.name = name
         self.pinning = _why_not_pinned(pin)
         if pin in (PinMode.NEVER, PinMode.LOCKED):
@@ -126,17 +142,17 @@ class HostBuffer:
         return api
 
     def _pin(self, pin: PinMode, api: _C.PinApi | None, object_bytes: int) -> None:
-        if pin is PinMode.LOCKED:
-            self._memory.lock()
-            self.pinning = "locked in RAM, not pinned: PinMode.LOCKED"
-        if api is None:
-            return
         try:
-            self._memory.pin(api, object_bytes)
-        except CudaError as error:
+            if pin is PinMode.LOCKED:
+                self._memory.lock()
+                self.pinning = "locked in RAM, not pinned: PinMode.LOCKED"
+            elif api is not None:
+                self._memory.pin(api, object_bytes)
+                self.pinning = f"pinned in {len(self._memory.regions)} regions"
+        except (CapacityError, CudaError) as error:
+            self._memory.close()  # now, and not when the traceback goes that holds it
             room = _room([*host_limits(), *locked_limits()])
-            raise CudaError(f"{self.name}: {error}; {room}") from None
-        self.pinning = f"pinned in {len(self._memory.regions)} regions"
+            raise type(error)(f"{self.name}: {error}; {room}") from None
 
     @property
     def num_bytes(self) -> int:
@@ -215,16 +231,6 @@ def _file_bytes(fd: int) -> int:
         return os.fstat(fd).st_size
     except OSError as error:
         raise LayoutError(f"fd={fd!r} is no memory file: {error}") from None
-
-
-def _whole(what: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise LayoutError(f"{what}={value!r} must be an int") from None
-    if isinstance(value, bool) or number < 0:
-        raise LayoutError(f"{what}={value!r} must be an int, not negative")
-    return number
 
 
 def _room(limits: list[HostLimit]) -> str:

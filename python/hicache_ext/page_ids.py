@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hicache_ext.arrays import ArrayView, cupy_array, torch_tensor, type_name, view
-from hicache_ext.checks import require_whole
+from hicache_ext.checks import MAX_INT, require_whole
 from hicache_ext.errors import LayoutError
 
 PageIds = Sequence[int] | npt.NDArray[np.int32] | npt.NDArray[np.int64] | Any
@@ -61,7 +61,7 @@ def page_ids_of_tokens(token_ids: PageIds, page_size: int) -> npt.NDArray[Any]:
     memory are refused: to check them is to wait for the GPU. Whoever trusts them has their page ids
     there by token_ids[::page_size] // page_size.
     """
-    page_size = require_whole("page_size", page_size, most=2**31 - 1)
+    page_size = require_whole("page_size", page_size, most=MAX_INT)
     if not isinstance(token_ids, np.ndarray) and is_on_gpu(token_ids):
         raise LayoutError(
             "token_ids in GPU memory, where they are not checked: pass page ids, "

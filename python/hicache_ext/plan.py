@@ -8,14 +8,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from hicache_ext import _C
-from hicache_ext.checks import require_kind, require_whole
+from hicache_ext.checks import MAX_BYTES, require_kind, require_whole
 from hicache_ext.copy_work import PartWork, Work
 from hicache_ext.device_model import PCIE5, DeviceModel, Direction
 from hicache_ext.errors import LayoutError
 from hicache_ext.explain import explain_cost
 from hicache_ext.layout import KvMask, LayoutSpec, Planes
 
-_MAX_END = 2**62  # of a window; which lies inside of an extent, and that inside of int64
 _AXIS_NAMES = {32: "layer", 16: "kv", 8: "group", 4: "fine_group", 2: "token", 1: "head"}
 
 
@@ -180,8 +179,8 @@ def _window(name: str, window: tuple[int, int]) -> tuple[int, int]:
     except (TypeError, ValueError):
         raise LayoutError(f"{name}={window!r} is no range (begin, end)") from None
     return (
-        require_whole(f"{name}[0]", begin, least=0, most=_MAX_END),
-        require_whole(f"{name}[1]", end, least=0, most=_MAX_END),
+        require_whole(f"{name}[0]", begin, least=0, most=MAX_BYTES),
+        require_whole(f"{name}[1]", end, least=0, most=MAX_BYTES),
     )
 
 

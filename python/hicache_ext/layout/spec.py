@@ -8,6 +8,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from hicache_ext.checks import MAX_BYTES
 from hicache_ext.errors import LayoutError
 
 AXES = ("page", "layer", "kv", "group", "token", "head")
@@ -21,8 +22,6 @@ _ORDERS = {
     "page_unified": "page,group,layer,kv,token,head",
 }
 LAYOUT_NAMES = tuple(_ORDERS)
-
-_MAX_BYTES = 1 << 62  # addresses and their sums stay inside int64
 
 
 class KvMask(Enum):
@@ -193,7 +192,7 @@ class LayoutSpec:
         if self.planes is Planes.TABLE:
             strides = [name for name in strides if name not in ("stride_layer", "stride_kv")]
         _require_positive(self, strides)
-        if self.num_bytes >= _MAX_BYTES:
+        if self.num_bytes >= MAX_BYTES:
             raise LayoutError(f"num_bytes={self.num_bytes} does not fit into 62 bits")
         self._require_disjoint()
 
