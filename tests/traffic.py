@@ -1,4 +1,4 @@
-"""Random traffic on 1 to 3 simulated ranks with failing stores and copies, see test_cache_fuzz."""
+"""Random traffic on 1 to 3 ranks with copies on streams and failing stores, see test_cache_fuzz."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import late_copies
 from ranks import PAGE_SIZE, ManualIo, Rank, Ranks, check_device, keys_of_pages, read_page
 from stream_copies import StreamCopies
 
-from hicache_ext.copy import scatter_pages
 from hicache_ext.flow.context import ShortWindow
 from hicache_ext.match import Match
 from hicache_ext.pool import PageState
@@ -39,8 +37,7 @@ class Request:
 class Traffic:
     """One seed's run: the same calls on every rank, other faults on each."""
 
-    def __init__(self, seed: int, on_streams: StreamCopies | None = None) -> None:
-        """on_streams: where the copies run; else they are late_copies, which may fail, too."""
+    def __init__(self, seed: int, copies: StreamCopies) -> None:
         self.random = random.Random(seed)
         num_ranks = self.random.choice([1, 2, 2, 3])
         host_sizes = [self.random.choice([6, 16, 40])] * num_ranks
@@ -54,13 +51,9 @@ class Traffic:
             short_window=self.random.choice(list(ShortWindow)),
             num_slots=self.random.choice([1, 2, 64]),
         )
-        self.write = scatter_pages if on_streams is None else on_streams.write
-        self.last_read = read_page if on_streams is None else on_streams.read
+        self.write, self.last_read = copies.write, copies.read
         for rank in self.ranks:
-            if on_streams is None:
-                late_copies.install(rank.cache.pools, seed * 1000 + rank.rank, fail_rate=0.02)
-            else:
-                on_streams.pin([*rank.device.values(), *rank.host.values()])
+            copies.pin([*rank.device.values(), *rank.host.values()])
             rank.store.content = rank.content
         self.faults = [random.Random(seed * 1000 + r.rank) for r in self.ranks]
         self.prompts = self._make_prompts()

@@ -166,10 +166,10 @@ class PoolSet:
                 allocator = pool.allocator
                 allocator.check_integrity()
                 owned = owned_pages(tier, name)
-                wrong = [i for i in owned if allocator.state(i) != PageState.ATTACHED]
-                num_attached = allocator.counts()[PageState.ATTACHED]
-                if wrong or num_attached != len(owned) or len(set(owned)) != len(owned):
+                attached = set(allocator.pages_in(PageState.ATTACHED))
+                if attached != set(owned) or len(attached) != len(owned):
+                    wrong = sorted(set(owned) - attached)
                     raise TreeError(
-                        f"pool {name} on {tier.name}: {num_attached} pages attached, the tree owns "
+                        f"pool {name} on {tier.name}: {len(attached)} pages attached, the tree owns "
                         f"{len(owned)}, of which not attached: {wrong[:8]}"
                     )

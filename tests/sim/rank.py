@@ -1,0 +1,110 @@
+"""One simulated rank: a HiCache with everything that is its own."""
+
+from __future__ import annotations
+
+import random
+
+from hicache_ext.cache import HiCache
+from hicache_ext.config import CacheConfig
+from hicache_ext.keys import namespace_seed, page_keys
+from hicache_ext.pool import PageState
+from hicache_ext.tier import Tier
+from hicache_ext.tree.key import pack_tokens
+
+from .clock import Clock, Delays, SimIo
+from .memory import PAGE_SIZE, POOLS, SimPool, content, simulate
+from .network import SimGroup
+from .schedule import Prompt, Schedule
+from .store import SimStore
+
+
+def keys_of(prompt: Prompt) -> list[bytes]:
+    """The keys of the whole pages of a prompt."""
+    return page_keys(pack_tokens(prompt.tokens), PAGE_SIZE, namespace_seed(prompt.namespace))
+
+
+class SimRank:
+    """Pools, store, I/O and cache of one rank; its faults and delays are its own."""
+
+    def __init__(self, schedule: Schedule, clock: Clock, group: SimGroup) -> None:
+        self.rank = group.rank
+        self.group = group
+        self.rng = random.Random(schedule.rank_seeds[self.rank])
+        names = POOLS[:1] if schedule.window_tokens is None else POOLS
+        num_host = schedule.num_host_pages[self.rank]
+        self.device = {n: SimPool(n, Tier.DEVICE, schedule.num_device_pages) for n in names}
+        self.host = {n: SimPool(n, Tier.HOST, num_host) for n in names}
+        self.store = SimStore(self.rank, self.host, self.rng)  # type: ignore[arg-type]
+        for prompt in schedule.prompts:
+            self.store.fill(keys_of(prompt), schedule.fill_rate)
+        self.io_delays = Delays(self.rng, schedule.io_ms)
+        config = CacheConfig(
+            page_size=PAGE_SIZE,
+            window_tokens=schedule.window_tokens,
+            prefetch_threshold_tokens=schedule.threshold_tokens,
+            short_window=schedule.short_window,
+            num_slots=schedule.num_slots,
+            tick_deadline_s=schedule.deadline_ms / 1000,
+        )
+        store = self.store if schedule.starts_with_store else None
+        io = SimIo(clock, self.io_delays)
+        self.cache = HiCache(config, self.device, self.host, store, group, io)
+        simulate(self.cache.pools, clock, self.io_delays, schedule.copy_fail_rate)
+
+    def write(self, keys: list[bytes], pages: dict[str, list[int]]) -> None:
+        """Plays the forward pass: fills device pages with the bytes of their keys."""
+        for name, ids in pages.items():
+            for key, page_id in zip(keys, ids, strict=True):
+                self.device[name].page_view(page_id)[:] = content(self.rank, name, key)
+
+    def check_pages(self, keys: list[bytes], pages: dict[str, list[int]], tier: Tier) -> None:
+        """Every page is the tree's and holds the bytes of its key; holes are -1."""
+        pools = self.device if tier == Tier.DEVICE else self.host
+        for name, ids in pages.items():
+            for key, page_id in zip(keys, ids, strict=False):
+                if page_id >= 0:
+                    where = f"{tier.name} {name} page {page_id} of key {key.hex()[:6]}"
+                    state = pools[name].allocator.state(page_id)
+                    assert state == PageState.ATTACHED, f"{where} is {state.name}"
+                    have = bytes(pools[name].page_view(page_id))
+                    assert have == content(self.rank, name, key), f"{where} holds other bytes"
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Every page that the tree has for it, on both tiers."""
+        tree = self.cache.tree
+        found = tree.match_prefix(pack_tokens(prompt.tokens), prompt.namespace)
+        for tier in (Tier.DEVICE, Tier.HOST):
+            pages = {n: tree.path_pages(found.full_node, n, tier) for n in self.host}
+            self.check_pages(keys_of(prompt), pages, tier)
+
+    def fingerprint(self) -> tuple[int, ...]:
+        """Differs after whatever moves a page or a lock."""
+        state = self.cache.tree._state
+        pools = (*self.device.values(), *self.host.values())
+        counts = [n for pool in pools for n in pool.allocator.counts().values()]
+        return (state.digest, state.next_ticket, len(state.receipts), *counts)
+
+    def check_ledger(self) -> None:
+        """Each page has one owner, and the store was handed no page that it must not touch."""
+        self.cache.check_integrity()
+        assert not self.store.violations, self.store.violations
+
+    def check_idle(self) -> None:
+        """Nothing is reserved or in I/O, no plan is open."""
+        assert not self.cache.tree._state.plans
+        for pool in (*self.device.values(), *self.host.values()):
+            counts = pool.allocator.counts()
+            busy = counts[PageState.RESERVED], counts[PageState.IO]
+            assert busy == (0, 0), f"{pool.tier.name} {pool.name}: {busy} pages reserved, in I/O"
+
+    def check_empty(self) -> None:
+        """No request holds anything: the tree gives everything up, and all pages are free."""
+        self.check_idle()
+        assert not self.cache.tree._state.receipts, "locks that nobody holds"
+        for tier in (Tier.DEVICE, Tier.HOST):
+            freed = self.cache.tree.clear(tier)
+            self.cache.pools.free(Tier.DEVICE, freed.device)
+            self.cache.pools.free(Tier.HOST, freed.host)
+        for pool in (*self.device.values(), *self.host.values()):
+            assert pool.num_free == pool.capacity, f"{pool.name}: {pool.allocator.counts()}"
+            pool.close()

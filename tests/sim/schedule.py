@@ -1,0 +1,117 @@
+"""What a seed decides before anything runs."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import Enum
+
+from hicache_ext.flow.context import ShortWindow
+
+from .memory import PAGE_SIZE
+
+MAX_PROMPT_PAGES = 8
+NUM_PROMPTS = 5
+
+
+class Fate(Enum):
+    """What befalls one rank, once, at some time. The others must hear of it within the deadline."""
+
+    NONE = "none"
+    DIES = "dies"  # killed: says nothing any more
+    LEAVES = "leaves"  # closes its cache and its group
+    STALLS = "stalls"  # for longer than the deadline, then goes on
+    RESTARTS = "restarts"  # a new process in its seat begins with tick 1
+    GARBAGE = "garbage"  # one lane of a header is not what it was
+
+
+@dataclass(frozen=True)
+class Prompt:
+    tokens: tuple[int, ...]
+    namespace: bytes
+
+    @property
+    def num_pages(self) -> int:
+        return len(self.tokens) // PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All of one run. Each rank draws its delays and faults from `rank_seeds`, the calls of all
+    ranks come from `script_seed`."""
+
+    seed: int
+    num_ranks: int
+    num_steps: int
+    num_slots: int
+    num_device_pages: int
+    num_host_pages: tuple[int, ...]  # per rank: the vote must make up for it
+    window_tokens: int | None
+    threshold_tokens: int
+    short_window: ShortWindow
+    tick_ms: tuple[int, ...]  # per rank: some are slow
+    io_ms: int
+    net_ms: int
+    copy_fail_rate: float
+    trouble_rate: float  # each time a rank runs
+    abort_rate: float  # each time a rank runs
+    starts_with_store: bool
+    fill_rate: float  # of L3, by an earlier process
+    prompts: tuple[Prompt, ...]
+    fate: Fate
+    fate_rank: int
+    fate_ms: int
+    deadline_ms: int
+    script_seed: int
+    rank_seeds: tuple[int, ...]
+
+
+def make_schedule(seed: int) -> Schedule:
+    rng = random.Random(seed)
+    num_ranks = rng.choices(range(1, 9), (1, 5, 4, 1, 0.3, 0.3, 0.2, 0.2))[0]
+    host = [rng.choice([3, 6, 12, 24])] * num_ranks
+    if rng.random() < 0.4:
+        host = [rng.choice([3, 6, 9, 12, 24]) for _ in range(num_ranks)]
+    is_fatal = rng.random() < 0.3 and num_ranks > 1
+    is_calm = rng.random() < 0.3  # no faults: then nothing may be lost either
+    num_steps = rng.choice([10, 20, 30])
+    return Schedule(
+        seed=seed,
+        num_ranks=num_ranks,
+        num_steps=num_steps,
+        num_slots=rng.choice([1, 2, 8]),
+        num_device_pages=rng.choice([6, 10, 20]),
+        num_host_pages=tuple(host),
+        window_tokens=rng.choice([1, 3, 3, 5, None]),
+        threshold_tokens=rng.choice([0, 0, 4]),
+        short_window=rng.choice(list(ShortWindow)),
+        tick_ms=tuple(rng.choice([5, 10, 10, 40]) for _ in range(num_ranks)),
+        io_ms=rng.choice([0, 2, 10, 40]),
+        net_ms=rng.choice([0, 1, 15]),
+        copy_fail_rate=0.0 if is_calm else 0.03,
+        trouble_rate=0.0 if is_calm else rng.choice([0.1, 0.4]),
+        abort_rate=rng.choice([0.0, 0.02, 0.1]),
+        starts_with_store=rng.random() < 0.85,
+        fill_rate=rng.choice([0.0, 0.9, 1.0]),
+        prompts=make_prompts(rng),
+        fate=rng.choice(list(Fate)[1:]) if is_fatal else Fate.NONE,
+        fate_rank=rng.randrange(num_ranks),
+        fate_ms=rng.randrange(10 * num_steps),
+        deadline_ms=1000,
+        script_seed=rng.randrange(1 << 30),
+        rank_seeds=tuple(rng.randrange(1 << 30) for _ in range(num_ranks)),
+    )
+
+
+def make_prompts(rng: random.Random) -> tuple[Prompt, ...]:
+    """Shared prefixes, branches inside pages, a few lone sequences, two tenants."""
+    system = [rng.randrange(50) for _ in range(rng.randrange(2, 12))]
+    prompts: list[list[int]] = []
+    for _ in range(NUM_PROMPTS):
+        base = rng.choice([system, [], *prompts])
+        cut = rng.randrange(len(base) + 1)
+        tail = [rng.randrange(50) for _ in range(rng.randrange(1, 12))]
+        prompts.append((base[:cut] if rng.random() < 0.3 else base) + tail)
+    tenants = [b"", rng.choice([b"", b"lora"])]
+    limit = MAX_PROMPT_PAGES * PAGE_SIZE
+    return tuple(Prompt(tuple(p[:limit]), rng.choice(tenants)) for p in prompts)
