@@ -54,7 +54,7 @@ def world() -> Iterator[World]:
         yield World(cuda)
 
 
-@pytest.mark.parametrize("executor", ["sm_reg", "sm_bulk", "ce_batch"])
+@pytest.mark.parametrize("executor", ["sm_reg", "sm_bulk", "ce_batch", "auto"])
 def test_nothing_runs_before_the_replay(world: World, executor: str) -> None:
     ticket = world.capture([0, 4], [5, 1], executor=executor)
     world.cuda.run_all()

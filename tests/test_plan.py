@@ -90,6 +90,35 @@ def test_addresses_are_64_bit() -> None:
     assert dst_at > 1 << 43
 
 
+@pytest.mark.parametrize(
+    ("num_tokens", "num_heads", "num_layers"),
+    [(2**20 + 1, 4099, 5), (2**31 + 9, 1, 3), (3, 2, 2**31 - 1), (7, 2**31, 1)],
+)
+def test_more_runs_than_32_bits_count(num_tokens: int, num_heads: int, num_layers: int) -> None:
+    """Every byte is a run: the page is cut into boxes of fewer than 2^31 runs each, and the runs of
+    a box follow on those of the one before."""
+    heads, layers = 2 * num_heads + 2, num_layers  # gaps: nothing merges
+    tokens = heads * num_tokens
+    extents = {"head": num_heads, "token": num_tokens, "layer": num_layers}
+    src_strides = {"head": 2, "token": heads, "layer": tokens}
+    dst_strides = {"layer": 3, "head": 3 * layers, "token": 3 * layers * num_heads}
+    src, dst = (
+        LayoutSpec.strided({axis: (extents[axis], s[axis]) for axis in extents}, head_bytes=1)
+        for s in (src_strides, dst_strides)
+    )
+    plan = make_plan(src, dst)
+    num_runs = num_layers * num_tokens * num_heads
+    assert (plan.run_bytes, plan.runs_per_page) == (1, num_runs) and num_runs > 2**31
+    rng = random.Random(0)
+    edges = [edge + i for edge in range(0, num_runs, 2**31 - 1) for i in (-1, 0, 1)]
+    for run in [*edges[1:], num_runs - 1, *(rng.randrange(num_runs) for _ in range(50))]:
+        rest, head = divmod(run, num_heads)  # the source ascends
+        layer, token = divmod(rest, num_tokens)
+        (_, src_at), (_, dst_at) = plan.native.locate(0, 0, run)
+        assert src_at == layer * tokens + token * heads + head * 2
+        assert dst_at == 3 * (layer + layers * (head + num_heads * token))
+
+
 def test_fast_div_is_exact() -> None:
     rng = random.Random(0)
     top = 2**31 - 1
