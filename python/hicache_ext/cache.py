@@ -29,7 +29,7 @@ from hicache_ext.flow.pools import PoolSet
 from hicache_ext.flow.prefetch import PrefetchOp
 from hicache_ext.flow.record import PrefetchRecord, Record
 from hicache_ext.flow.span import Span, window_request
-from hicache_ext.keys import namespace_seed, page_keys
+from hicache_ext.keys import namespace_seed, page_keys, token_hash
 from hicache_ext.match import Match
 from hicache_ext.pool import PagePool
 from hicache_ext.stats import CacheStats
@@ -68,7 +68,9 @@ class HiCache:
             raise LayoutError(f"pools {list(device)} do not fit components {names}")
         self.config = config
         self.pools = PoolSet(device, host, config.page_size, needs_page_view=store is not None)
-        self.tree = RadixTree(config.page_size, components, page_keys=page_keys)
+        self.tree = RadixTree(
+            config.page_size, components, page_keys=page_keys, token_hash=token_hash
+        )
         self.stats = CacheStats()
         self._windows = {c.name: c.window_pages for c in components[1:] if isinstance(c, Swa)}
         self._io = io or ThreadIo()

@@ -1,6 +1,7 @@
 """Page keys: a SHA-256 chain over the tokens; a key names the whole prefix up to its page."""
 
 import hashlib
+from zlib import crc32
 
 from .errors import LayoutError
 
@@ -50,3 +51,18 @@ def page_keys_py(tokens: bytes, page_size: int, seed: bytes = b"") -> list[bytes
         seed = hashlib.sha256(seed + page).digest()
         keys.append(seed)
     return keys
+
+
+def token_hash(tokens: bytes) -> int:
+    """62 bits (XXH3) that tell token sequences apart in a log or a digest. Native: 10 GB/s and up.
+
+    Not for keys of pages: it is no cryptographic hash.
+    """
+    from . import _C
+
+    return int.from_bytes(_C.xxh3_128_digest(tokens)[:8], "little") >> 2
+
+
+def token_hash_py(tokens: bytes) -> int:
+    """What a tree without a build uses: another value, of 32 bits."""
+    return crc32(tokens)

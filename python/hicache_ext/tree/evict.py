@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
+from hicache_ext.tree import ops
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.lock import check_tier
 from hicache_ext.tree.node import TIERS, Node
@@ -45,8 +46,8 @@ def evict(state: TreeState, tier: Tier, num_pages: Mapping[str, int]) -> EvictRe
             if victim is None:
                 break
             evict_victim(state, victim, component, tier, result)
-    wanted = [num_pages.get(component.name, 0) for component in state.components]
-    state.mix(7, tier, *wanted, *_num_freed(result), len(state.nodes))
+    wanted = tuple(num_pages.get(component.name, 0) for component in state.components)
+    state.log.add(ops.EVICT, wanted, tier, *_num_freed(result), len(state.nodes))
     return result
 
 
@@ -66,7 +67,7 @@ def clear(state: TreeState, tier: Tier) -> EvictResult:
                 _clear_base(state, node, tier, result)
         if node.alive:
             state.refresh(node)
-    state.mix(8, tier, *_num_freed(result), len(state.nodes))
+    state.log.add(ops.CLEAR, tier, *_num_freed(result), len(state.nodes))
     return result
 
 
@@ -131,5 +132,5 @@ def drop(
             freed[other.name].extend(state.detach(node, other, tier))
 
 
-def _num_freed(result: EvictResult) -> list[int]:
-    return [len(ids) for tier in TIERS for ids in result.on(tier).values()]
+def _num_freed(result: EvictResult) -> list[tuple[int, ...]]:
+    return [tuple(len(ids) for ids in result.on(tier).values()) for tier in TIERS]

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from zlib import crc32
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
+from hicache_ext.tree import ops
 from hicache_ext.tree.key import pack_tokens
 from hicache_ext.tree.match import walk, walk_and_split, whole_pages
 from hicache_ext.tree.node import Node
@@ -53,10 +53,11 @@ def insert(
         _overlay(state, last, ids, released)
         state.refresh(last)
     state.touch(last)
-    num_released = [len(released[component.name]) for component in state.components]
-    tail = key[nodes[-1].end * state.page_bytes :] if nodes else key
-    state.mix(5, num_pages, last.id, num_present, crc32(tail), *num_released)
     size = state.page_size
+    num_given = tuple(num_pages - row.count(HOLE) for row in ids)
+    num_released = tuple(len(released[component.name]) for component in state.components)
+    outcome = num_given, last.id, num_present, num_released
+    state.log.add(ops.INSERT, num_pages * size, state.token_hash(key), *outcome)
     return InsertResult(last.id, num_pages * size, num_present * size, released)
 
 

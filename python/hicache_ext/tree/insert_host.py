@@ -9,9 +9,9 @@ host only. Windows come after it, by window().
 from __future__ import annotations
 
 from collections.abc import Sequence
-from zlib import crc32
 
 from hicache_ext.tier import Tier
+from hicache_ext.tree import ops
 from hicache_ext.tree.key import pack_tokens
 from hicache_ext.tree.match import walk, walk_and_split, whole_pages
 from hicache_ext.tree.node import Node
@@ -31,9 +31,10 @@ def insert_host(
 
     state.tick()
     total = num_pages * state.page_size
+    given = anchor.id, total, state.token_hash(key)
     if not anchor.is_root and anchor.parts[state.base.idx].pages[Tier.HOST] is None:
         # Host pages below a parent without would be a hole in every later restore of the path.
-        state.mix(6, num_pages, anchor.id, 0)
+        state.log.add(ops.DROPPED, *given)
         return InsertHostResult(None, total, 0, ids)
     released: list[int] = []
     num_present = 0
@@ -55,7 +56,7 @@ def insert_host(
         state.attach(last, state.base, Tier.HOST, run)
     state.touch(last)
     state.refresh(last)
-    state.mix(6, num_pages, anchor.id, 1, last.id, num_present, crc32(tail), len(released))
+    state.log.add(ops.INSERT_HOST, *given, last.id, num_present, len(released))
     return InsertHostResult(last.id, total, num_present * state.page_size, released)
 
 

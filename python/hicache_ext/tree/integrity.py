@@ -24,6 +24,9 @@ def check_integrity(state: TreeState) -> None:
     inner = [node for node in nodes if not node.is_root]
     for queue in [queue for queues in state.queues for queue in queues if state.txn is None]:
         found.extend(queue.violations(inner))  # an open transaction has not told the queues yet
+    kept, anew = state.digest.value(state), state.digest.recomputed(state, nodes)
+    if kept != anew:
+        found.append(f"the digest is {kept:#x}, computed anew {anew:#x}")
     if found:
         raise TreeError(f"{len(found)} violations:\n" + "\n".join(found))
 

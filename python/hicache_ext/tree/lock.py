@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
+from hicache_ext.tree import ops
 from hicache_ext.tree.node import TIERS, Node, suffix
 from hicache_ext.tree.results import Receipt
 from hicache_ext.tree.state import TreeState
@@ -32,8 +33,10 @@ def acquire(state: TreeState, node: Node, tier: Tier, num_pages: Sequence[int]) 
     for component, pages in zip(state.components, num_pages, strict=True):
         for locked in suffix(node, pages):
             locked.parts[component.idx].locks[tier] += 1
+    state.digest.changed(*suffix(node, max(num_pages)))
     receipt = Receipt(state.next_ticket, node.id, tier, tuple(num_pages))
     state.receipts[receipt.id] = receipt
+    state.digest.opened(receipt)
     state.next_ticket += 1
     return receipt
 
@@ -44,10 +47,13 @@ def release(state: TreeState, receipt: Receipt) -> None:
         raise TreeError(f"{receipt!r} is no open receipt of this tree")
     node = state.get(receipt.node)
     del state.receipts[receipt.id]
+    state.digest.closed(receipt)
     for component, pages in zip(state.components, receipt.num_pages, strict=True):
         for locked in suffix(node, pages):
             locked.parts[component.idx].locks[receipt.tier] -= 1
-    for locked in suffix(node, max(receipt.num_pages)):
+    unlocked = suffix(node, max(receipt.num_pages))
+    state.digest.changed(*unlocked)
+    for locked in unlocked:
         state.refresh(locked)
 
 
@@ -60,13 +66,13 @@ def lock(
     if num_pages is not None:
         reach = _whole_nodes(state, node, num_pages)
     receipt = acquire(state, node, check_tier(tier), reach)
-    state.mix(3, receipt.id, node.id, tier, *reach)
+    state.log.add(ops.LOCK, node.id, receipt.tier, receipt.num_pages, receipt.id)
     return receipt
 
 
 def unlock(state: TreeState, receipt: Receipt) -> None:
     release(state, receipt)
-    state.mix(4, receipt.id)
+    state.log.add(ops.UNLOCK, receipt.id)
 
 
 def _whole_nodes(state: TreeState, node: Node, num_pages: Mapping[str, int]) -> list[int]:

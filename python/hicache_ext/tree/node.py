@@ -36,9 +36,11 @@ class Node:
         "children",
         "children_on",
         "end",
+        "hash_in_digest",
         "hashes",
         "id",
         "key",
+        "key_hash",
         "namespace",
         "parent",
         "parts",
@@ -57,6 +59,8 @@ class Node:
         self.children_on: list[int] = [0, 0]  # by tier: children that hold base pages there
         self.hashes: bytes | None = None  # 32 bytes per page, once somebody asked for them
         self.alive = True
+        self.key_hash: int | None = None  # of `key`, of a root's namespace, for the digest
+        self.hash_in_digest = 0  # what the digest's sum has of this node
 
     @property
     def is_root(self) -> bool:

@@ -3,7 +3,7 @@
 One per rank. All ranks make the same calls in the same order and so have the same tree, which
 `digest` proves; page ids themselves are not part of it. Ids that are handed in belong to the tree
 until a call hands them out again. Every error is a TreeError with the values, raised before
-anything has changed.
+anything has changed. Calls that change the tree are logged, see oplog.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hicache_ext.errors import LayoutError
-from hicache_ext.keys import page_keys_py
+from hicache_ext.keys import page_keys_py, token_hash_py
+from hicache_ext.oplog import OpLog
 from hicache_ext.tier import Tier
 from hicache_ext.tree import evict as _evict
 from hicache_ext.tree import insert as _insert
@@ -22,6 +23,7 @@ from hicache_ext.tree import match as _match
 from hicache_ext.tree import read as _read
 from hicache_ext.tree import transfer as _transfer
 from hicache_ext.tree.components.base import Component
+from hicache_ext.tree.digest import TokenHash
 from hicache_ext.tree.integrity import check_integrity
 from hicache_ext.tree.key import PageKeys
 from hicache_ext.tree.results import (
@@ -49,13 +51,15 @@ class RadixTree:
         components: Sequence[Component],
         *,
         page_keys: PageKeys = page_keys_py,
+        token_hash: TokenHash = token_hash_py,
+        log: OpLog | None = None,
     ) -> None:
         """`page_size` in tokens; the first component is the base. LayoutError for values that
         cannot be.
         """
         if page_size <= 0:
             raise LayoutError(f"page_size={page_size}: a page has at least 1 token")
-        self._state = TreeState(page_size, components, page_keys)
+        self._state = TreeState(page_size, components, page_keys, token_hash, log or OpLog())
 
     # --- what is there ----------------------------------------------------------------------------
 
@@ -204,10 +208,8 @@ class RadixTree:
 
     @property
     def digest(self) -> int:
-        """62 bits over every changing call and its outcome: equal on ranks that made the same
-        calls.
-        """
-        return self._state.digest
+        """62 bits of the tree's state: see digest.py. O(nodes that changed since it was asked)."""
+        return self._state.digest.value(self._state)
 
     def owned_pages(self, tier: Tier, component: str) -> list[int]:
         """All page ids of `component` on `tier`, ascending."""

@@ -24,7 +24,9 @@ def split(state: TreeState, node: Node, num_prefix_pages: int) -> Node:
     cut = num_prefix_pages * state.page_size * TOKEN_BYTES
     prefix = state.add_child(node.parent, node.key[:cut])
     node.key = node.key[cut:]
+    node.key_hash = None
     node.parent = prefix
+    state.digest.changed(node)
     prefix.children[node.key[: state.page_bytes]] = node
     if node.hashes is not None:
         at = num_prefix_pages * KEY_BYTES
@@ -46,10 +48,13 @@ def unsplit(state: TreeState, node: Node, saved: SplitUndo) -> None:
     """Take the last split of `node` back: assigns what `saved` kept, so it cannot fail."""
     prefix = node.parent
     prefix.alive = False
+    state.digest.removed(prefix)
+    state.digest.changed(node)
     del state.nodes[prefix.id]
     state.next_id = prefix.id
     node.parent = prefix.parent
     node.key = saved.key
+    node.key_hash = None
     node.hashes = saved.hashes
     node.parent.children[node.key[: state.page_bytes]] = node
     for part, pages in zip(node.parts, saved.pages, strict=True):

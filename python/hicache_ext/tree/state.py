@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 from hicache_ext.errors import LayoutError, TreeError
 from hicache_ext.keys import TOKEN_BYTES
+from hicache_ext.oplog import OpLog
 from hicache_ext.tier import Tier
+from hicache_ext.tree import ops
 from hicache_ext.tree.components.base import Component
+from hicache_ext.tree.digest import StateDigest, TokenHash
 from hicache_ext.tree.key import PageKeys
 from hicache_ext.tree.node import TIERS, Node, Part, suffix
 from hicache_ext.tree.queue import EvictQueue
@@ -22,21 +24,25 @@ from hicache_ext.tree.results import Receipt, TransferPlan
 if TYPE_CHECKING:
     from hicache_ext.tree.window import WindowTxn
 
-_DIGEST_MASK = (1 << 62) - 1
-_DIGEST_FACTOR = 0x9E3779B97F4A7C15
-
 
 class TreeState:
     """Nodes, owned pages, clock, digest, open receipts, plans and transaction."""
 
     def __init__(
-        self, page_size: int, components: Sequence[Component], page_keys: PageKeys
+        self,
+        page_size: int,
+        components: Sequence[Component],
+        page_keys: PageKeys,
+        token_hash: TokenHash,
+        log: OpLog,
     ) -> None:
         self.page_size = page_size
         self.page_bytes = page_size * TOKEN_BYTES
         self.components = _checked_components(components)
         self.base = self.components[0]
         self.page_keys = page_keys
+        self.token_hash = token_hash
+        self.log = log
         for idx, component in enumerate(self.components):
             component.bind(idx, page_size)
         self.roots: dict[bytes, Node] = {}
@@ -45,7 +51,7 @@ class TreeState:
         self.clock = (
             0  # one step per call that uses nodes; never wall time, which ranks do not share
         )
-        self.digest = 0
+        self.digest = StateDigest(token_hash)
         # Membership only: nothing may depend on the order of these sets.
         self.owned: list[list[set[int]]] = [[set() for _ in TIERS] for _ in self.components]
         self.queues = [[EvictQueue(c, t, self.components) for t in TIERS] for c in self.components]
@@ -79,13 +85,6 @@ class TreeState:
     def tick(self) -> None:
         self.clock += 1
 
-    def mix(self, *values: int) -> None:
-        """Roll `values` into the digest."""
-        digest = self.digest
-        for value in values:
-            digest = ((digest ^ (digest >> 29)) * _DIGEST_FACTOR + value + 1) & _DIGEST_MASK
-        self.digest = digest
-
     # --- nodes ----------------------------------------------------------------------------------
 
     def find_root(self, namespace: bytes) -> Node | None:
@@ -101,7 +100,7 @@ class TreeState:
             root = self._make(None, b"", 0)
             root.namespace = namespace
             self.roots[namespace] = root
-            self.mix(1, root.id, crc32(namespace))
+            self.log.add(ops.ROOT, self.token_hash(namespace), root.id)
         return root
 
     def add_child(self, parent: Node, key: bytes) -> Node:
@@ -115,6 +114,7 @@ class TreeState:
         node = Node(self.next_id, parent, key, end, parts)
         self.nodes[node.id] = node
         self.next_id += 1
+        self.digest.changed(node)
         return node
 
     def remove(self, node: Node) -> None:
@@ -122,6 +122,7 @@ class TreeState:
         del node.parent.children[node.key[: self.page_bytes]]
         del self.nodes[node.id]
         node.alive = False
+        self.digest.removed(node)
         for queues in self.queues:
             for queue in queues:
                 queue.forget(node)
@@ -132,6 +133,7 @@ class TreeState:
         """The node takes over the pages, one per page of it; it must have none there."""
         node.parts[component.idx].pages[tier] = pages
         self.owned[component.idx][tier].update(pages)
+        self.digest.changed(node)
         if component.is_base:
             node.parent.children_on[tier] += 1
 
@@ -143,6 +145,7 @@ class TreeState:
             return []
         part.pages[tier] = None
         self.owned[component.idx][tier].difference_update(pages)
+        self.digest.changed(node)
         if component.is_base:
             node.parent.children_on[tier] -= 1
         return pages
@@ -175,8 +178,10 @@ class TreeState:
     def touch(self, node: Node) -> None:
         """Mark what an end at `node` needs as used now."""
         for component in self.components:
-            for used in suffix(node, component.reach(node)):
+            nodes = suffix(node, component.reach(node))
+            for used in nodes:
                 used.parts[component.idx].used_at = self.clock
+            self.digest.changed(*nodes)
 
     def refresh(self, node: Node) -> None:
         """Tell the queues that `node` may have become a candidate."""

@@ -26,6 +26,7 @@ from types import TracebackType
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
+from hicache_ext.tree import ops
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.node import Node, suffix
 from hicache_ext.tree.pages import HOLE, checked_ids
@@ -129,8 +130,8 @@ class WindowTxn:
         for step in self._steps:
             state.refresh(step.node)
             state.refresh(step.node.parent)
-        num_attached = len(self._attached)
-        state.mix(12, self._node_id, len(self._pages), num_attached, state.next_id)
+        asked = len(self._pages), self._component.idx, self._anchor_id, self._node_id
+        state.log.add(ops.WINDOW, *asked, len(self._attached))
         return self.result
 
     def _plan(self, anchor: Node, node: Node) -> None:
