@@ -1,18 +1,30 @@
 """A rank in a process of its own, driven through a pipe: what the tests of groups share."""
 
+import contextlib
 import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 import traceback
 
 import numpy as np
 
-from hicache_ext.agreement import ShmGroup, TickSchema, pack, unpack
+from hicache_ext.agreement import (
+    HierarchicalGroup,
+    LocalGroup,
+    ShmGroup,
+    TickSchema,
+    make_group,
+    pack,
+    unpack,
+)
 from hicache_ext.errors import AgreementError
 
-_SPAWN = multiprocessing.get_context("spawn")
+# A process that has imported everything makes the ranks by forking: torch is imported once.
+_FORK = multiprocessing.get_context("forkserver")
+_FORK.set_forkserver_preload(["torch.distributed", "group_worker"])
 
 
 class RankCommands:
@@ -42,6 +54,40 @@ class RankCommands:
         group = dist.new_group(ranks, use_local_synchronization=True)
         self.group = TorchGroup(group, num_lanes=num_lanes, deadline_s=deadline_s)
 
+    def make_hierarchical(self, hosts, rank, name, num_lanes, deadline_s):
+        """The hosts are shared-memory groups of this machine; their leaders meet over gloo."""
+        import torch.distributed as dist
+
+        from hicache_ext.agreement import TorchGroup
+
+        self.num_lanes = num_lanes
+        host_idx, mine = next((i, ranks) for i, ranks in enumerate(hosts) if rank in ranks)
+        between = None
+        if rank == mine[0]:
+            leaders = [ranks[0] for ranks in hosts]
+            gloo = dist.new_group(leaders, use_local_synchronization=True)
+            between = TorchGroup(gloo, num_lanes=num_lanes, deadline_s=deadline_s)
+
+        def on_host(part):
+            if len(mine) == 1:
+                return LocalGroup()
+            place = (f"{name}-{host_idx}-{part}", mine.index(rank), len(mine), num_lanes)
+            return ShmGroup(*place, deadline_s=deadline_s)
+
+        self.group = HierarchicalGroup(
+            on_host("in"), on_host("out"), between, hosts=hosts, rank=rank, num_lanes=num_lanes
+        )
+
+    def make_auto(self, kind, num_lanes, deadline_s, host=None):
+        """`host`: where this rank claims to be."""
+        from hicache_ext.agreement import auto
+
+        if host is not None:
+            auto._host = lambda: (host, host)
+        self.num_lanes = num_lanes
+        self.group = make_group(kind, num_lanes=num_lanes, deadline_s=deadline_s)
+        return self.group.kind, self.group.why
+
     def issue(self, lanes):
         self.group.issue(np.asarray(lanes, dtype=np.int64))
 
@@ -53,6 +99,33 @@ class RankCommands:
 
     def close(self):
         self.group.close()
+
+    def second_thread(self, lanes, deadline_s):
+        """The error of a second thread that issues while the first waits in result()."""
+        errors = []
+
+        def second():
+            time.sleep(deadline_s / 4)
+            try:
+                self.issue(lanes)
+            except AgreementError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        with contextlib.suppress(AgreementError):  # nobody else has issued: it was only to wait
+            self.result(deadline_s)
+        thread.join()
+        return errors
+
+    def cpu_of_waiting(self, deadline_s):
+        """Seconds of CPU that a result() takes that waits in vain."""
+        start = time.process_time()
+        try:
+            self.result(deadline_s)
+        except AgreementError:
+            return time.process_time() - start
+        raise RuntimeError("the tick came")
 
     def run_pipelined(self, num_ticks, seed):
         """Two ticks in flight and random pauses; the number of wrong lanes over all ticks."""
@@ -96,9 +169,9 @@ def _serve(connection):
 class ProcessRank:
     """start() and finish() apart let several ranks be inside a command at the same time."""
 
-    def __init__(self):
-        self._connection, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve, args=(theirs,), daemon=True)
+    def __init__(self, context=_FORK):
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -127,30 +200,12 @@ class ProcessRank:
         self.signal(signal.SIGKILL)
         self._process.join(10)
 
+    def is_alive(self):
+        return self._process.is_alive()
+
     def stop(self):
         if self._process.is_alive():
             self._connection.send(("stop", ()))
             self._process.join(10)
         if self._process.is_alive():
             self.kill()
-
-
-class LocalRank:
-    """A simulated rank: the command runs when its answer is asked for."""
-
-    def __init__(self, group):
-        self._commands = RankCommands(group)
-
-    def start(self, name, *args):
-        self._next = (name, args)
-
-    def finish(self, timeout_s=60):
-        name, args = self._next
-        return getattr(self._commands, name)(*args)
-
-    def call(self, name, *args):
-        self.start(name, *args)
-        return self.finish()
-
-    def kill(self):
-        self._commands.close()

@@ -8,6 +8,7 @@ import pytest
 from group_worker import ProcessRank
 
 from hicache_ext.agreement.attendance import Attendance
+from hicache_ext.agreement.group import issued_by_rank
 from hicache_ext.errors import AgreementError
 
 LANES = np.arange(10, dtype=np.int64)
@@ -29,21 +30,26 @@ class DictStore:
         return self.content[key].encode()
 
 
-def test_attendance_names_who_does_not_wait():
+def test_attendance_names_who_does_not_wait_and_the_last_epochs():
     store = DictStore()
     ranks = [Attendance(store, rank, 4) for rank in range(4)]
-    assert ranks[0].describe_missing(5) == "ranks [1, 2, 3] are"
-    ranks[1].here(4)  # an older tick
-    ranks[2].here(5)
-    ranks[3].here(6)
-    assert ranks[0].describe_missing(5) == "rank 1 is"
-    ranks[1].here(5)
-    assert ranks[0].describe_missing(5) == "every rank waits, so the connection is"
+    assert ranks[0].roll_call(5, 6) == ("ranks [1, 2, 3] are", issued_by_rank([6, 5, 5, 5]))
+    ranks[1].here(4, 5)  # an older tick
+    ranks[2].here(5, 7)
+    ranks[3].here(6, 8)
+    assert ranks[0].roll_call(5, 6) == ("rank 1 is", issued_by_rank([6, 5, 7, 8]))
+    ranks[1].here(5, 6)
+    assert ranks[0].roll_call(5, 6)[0] == "every rank waits, so the connection is"
 
 
 def test_attendance_of_two_needs_no_store():
-    assert Attendance(None, 1, 2).describe_missing(5) == "rank 0 is"
-    assert Attendance(None, 1, 4).describe_missing(5) == "1 to 3 of the other ranks are"
+    assert Attendance(None, 1, 2).roll_call(5, 6) == ("rank 0 is", issued_by_rank([5, 6]))
+
+
+def test_attendance_without_a_store_claims_no_more_than_it_knows():
+    who, issued = Attendance(None, 1, 4).roll_call(5, 6)
+    assert who == "1 to 3 of the other ranks are"
+    assert issued == "; ticks issued by each rank: [>=5, 6, >=5, >=5]"
 
 
 @pytest.mark.parametrize("fault", [lambda: time.sleep(0.5), lambda: int("x")])
@@ -58,7 +64,7 @@ def test_attendance_survives_a_store_that_hangs_or_fails(fault, monkeypatch):
     attendance = Attendance(Faulty(), 0, 4)
     start = time.monotonic()
     for _ in range(5):
-        assert attendance.describe_missing(5) == "1 to 3 of the other ranks are"
+        assert attendance.roll_call(5, 6)[0] == "1 to 3 of the other ranks are"
     assert time.monotonic() - start < 1
     # The thread that was left behind meets a store that comes back, and ends in silence.
     for thread in threading.enumerate():

@@ -45,7 +45,8 @@ py::tuple result(NcclGroup& group, double deadline_s, const py::type& slot_type)
       group.ready() || in_slices(deadline_s, [&](double max_s) { return group.wait(max_s); });
   HICACHE_CHECK(kAgreement, there, "tick ", group.num_collected(), ", rank ", group.rank(), " of ",
                 group.size(), ": 1 to ", group.size() - 1, " other ranks are late after ",
-                deadline_s, " s");
+                deadline_s, " s; ticks issued by this rank: ", group.num_issued(),
+                ", by each other: at least ", group.num_collected());
   Lanes lanes(num_lanes(group.schema()));
   std::vector<AgreedRecord> records(group.schema().num_slots);
   const LaneVerdict verdict = group.collect(lanes.mutable_data(), records.data());

@@ -33,7 +33,7 @@ Lanes result(ShmGroup& group, double deadline_s) {
   // The usual case, everyone in time, costs no release of the GIL.
   const bool there =
       group.wait(0) || in_slices(deadline_s, [&](double max_s) { return group.wait(max_s); });
-  HICACHE_CHECK(kAgreement, there, group.describe_missing(), " after ", deadline_s, " s");
+  HICACHE_CHECK(kAgreement, there, group.describe_late(deadline_s));
   Lanes out(group.num_lanes());
   group.collect(out.mutable_data());
   return out;
@@ -47,6 +47,7 @@ Registrar registrar([](py::module_& m) {
       .def("issue", &issue, py::arg("lanes").noconvert())
       .def("ready", &ShmGroup::ready)
       .def("result", &result, py::arg("deadline_s"))
+      .def("note", &ShmGroup::note, py::arg("text"))
       .def("close", &ShmGroup::close);
 });
 

@@ -156,26 +156,37 @@ int ShmGroup::first_missing() const {
   return -1;
 }
 
+std::string ShmGroup::issued_by_rank() const {
+  std::ostringstream text;
+  text << "; ticks issued by each rank: [";
+  for (int i = 0; i < size(); ++i) {
+    text << (i == 0 ? "" : ", ") << segment_.line(i).num_issued.load();
+  }
+  text << ']';
+  return text.str();
+}
+
 // A rank that will never issue the oldest tick: in words, or empty. Dead ones are looked for once
 // in kLivenessNs, since that reads /proc.
-std::string ShmGroup::lost_rank() {
+const std::string& ShmGroup::lost_rank() {
   const int64_t now = now_ns();
   const bool look_for_dead = now - last_liveness_ns_ >= kLivenessNs;
   if (look_for_dead) last_liveness_ns_ = now;
-  for (int i = 0; i < size(); ++i) {
+  for (int i = 0; i < size() && lost_.empty(); ++i) {
     if (has_issued(i)) continue;
     const ShmRankLine& line = segment_.line(i);
     const bool closed = line.presence.load(std::memory_order_acquire) == ShmPresence::kClosed;
     const bool lost = closed || (look_for_dead && i != rank_ && segment_.is_dead(i));
     // It may have issued the tick and then ended.
     if (!lost || has_issued(i)) continue;
+    const std::string note = line.note.read();
     std::ostringstream text;
     text << "tick " << num_collected_ << ": rank " << i << " (pid " << line.pid << ") "
          << (closed ? "has closed the group" : "is dead") << " after " << line.num_issued.load()
-         << " ticks";
-    return text.str();
+         << " ticks" << (note.empty() ? "" : ": ") << note << issued_by_rank();
+    lost_ = text.str();
   }
-  return {};
+  return lost_;
 }
 
 bool ShmGroup::ready() {
@@ -213,6 +224,7 @@ bool ShmGroup::wait(double max_s) {
   check_usable();
   HICACHE_CHECK(kAgreement, num_issued_ > num_collected_, "rank ", rank_, ": no tick is issued");
   if (first_missing() < 0) return true;
+  HICACHE_CHECK(kAgreement, lost_.empty(), lost_);
   if (max_s <= 0) return false;
   const int64_t start = now_ns();
   const int64_t deadline = start + static_cast<int64_t>(max_s * 1e9);
@@ -221,8 +233,7 @@ bool ShmGroup::wait(double max_s) {
     const int peer = first_missing();
     if (peer < 0) return true;
     sleep_for(peer, std::min(kLivenessNs, deadline - now));
-    const std::string lost = lost_rank();
-    HICACHE_CHECK(kAgreement, lost.empty(), lost);
+    HICACHE_CHECK(kAgreement, lost_rank().empty(), lost_);
   }
   return first_missing() < 0;
 }
@@ -240,15 +251,22 @@ void ShmGroup::collect(int64_t* out) {
   ++num_collected_;
 }
 
-std::string ShmGroup::describe_missing() const {
+std::string ShmGroup::describe_late(double deadline_s) const {
   std::ostringstream text;
   text << "tick " << num_collected_ << ", rank " << rank_ << " of " << size() << ": late ranks:";
   for (int i = 0; i < size(); ++i) {
     if (has_issued(i)) continue;
-    const ShmRankLine& line = segment_.line(i);
-    text << ' ' << i << " (pid " << line.pid << ", " << line.num_issued.load() << " ticks issued)";
+    const std::string note = segment_.line(i).note.read();
+    text << ' ' << i << " (pid " << segment_.line(i).pid << (note.empty() ? "" : ": ") << note
+         << ')';
   }
+  text << " after " << deadline_s << " s" << issued_by_rank();
   return text.str();
+}
+
+void ShmGroup::note(const std::string& text) {
+  check_usable();
+  segment_.line(rank_).note.write(text);
 }
 
 void ShmGroup::close() {

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hicache_ext.agreement import LocalGroup, ShmGroup, TorchGroup
+    from hicache_ext.agreement import LocalGroup, ShmGroup, TorchGroup, make_group
     from hicache_ext.cache import HiCache
     from hicache_ext.config import CacheConfig
     from hicache_ext.copy import (
@@ -45,13 +45,14 @@ __all__ = [
     "TorchGroup",
     "copy_pages",
     "gather_pages",
+    "make_group",
     "make_plan",
     "page_ids_of_tokens",
     "scatter_pages",
 ]
 
 _HOMES = {
-    "agreement": ("LocalGroup", "ShmGroup", "TorchGroup"),
+    "agreement": ("LocalGroup", "ShmGroup", "TorchGroup", "make_group"),
     "cache": ("HiCache",),
     "config": ("CacheConfig",),
     "copy": (

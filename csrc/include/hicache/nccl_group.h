@@ -42,6 +42,7 @@ class NcclGroup {
   const LaneSchema& schema() const { return schema_; }
   int rank() const { return rank_; }
   int size() const { return size_; }
+  uint64_t num_issued() const { return num_issued_; }
   uint64_t num_collected() const { return num_collected_; }
 
  private:

@@ -39,7 +39,10 @@ class ShmGroup {
   bool wait(double max_s);
   // The minimum of a tick that wait() said is there.
   void collect(int64_t* out);
-  std::string describe_missing() const;
+  // The ranks that wait() waited for in vain, and how many ticks each rank has issued.
+  std::string describe_late(double deadline_s) const;
+  // What peers are shown when they wait for this rank in vain.
+  void note(const std::string& text);
   void close();
 
   int64_t num_lanes() const { return segment_.shape().num_lanes; }
@@ -54,12 +57,14 @@ class ShmGroup {
   int64_t next_spin_ns();
   bool spin_until(int64_t end_ns);
   void sleep_for(int peer, int64_t max_ns);
-  std::string lost_rank();
+  const std::string& lost_rank();
+  std::string issued_by_rank() const;
 
   ShmSegment segment_;
   int rank_;
   uint64_t num_issued_ = 0;
   uint64_t num_collected_ = 0;
+  std::string lost_;  // a rank that will never issue the oldest tick: no later one can complete
   int64_t last_liveness_ns_ = 0;
   uint32_t num_spins_ = 0;
   bool spins_pay_ = true;

@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <string>
 
-namespace hicache {
+#include "hicache/shm_note.h"
 
-inline constexpr int kCacheLine = 64;
+namespace hicache {
 
 // Everything that two ranks must have in common to share a segment.
 struct ShmShape {
@@ -39,6 +39,7 @@ struct alignas(kCacheLine) ShmRankLine {
   // On a line of its own: polled by the peers while its owner works.
   alignas(kCacheLine) std::atomic<uint64_t> num_issued;
   std::atomic<uint32_t> num_waiters;
+  ShmNote note;  // why this rank keeps its peers waiting, or has left
 };
 
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
@@ -46,7 +47,8 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free);
 // Rank 0 makes the segment under a fresh name, mode 0600, and holds a file lock on it until every
 // rank has entered; then the name is removed, so a group that is killed leaves nothing behind. A
 // name without that lock belongs to a group that died while its ranks were still meeting: rank 0
-// removes it, the others go on waiting for a live one.
+// removes it, the others go on waiting for a live one. Names that nobody will use again are removed
+// by the next rank 0 of the same user, of any group.
 class ShmSegment {
  public:
   ShmSegment(const std::string& name, int rank, ShmShape shape);
@@ -72,8 +74,11 @@ class ShmSegment {
   bool is_dead(int rank) const;
 
  private:
+  static constexpr const char* kPrefix = "/hicache-";
+
   bool create();
   void remove_stale() const;
+  void remove_abandoned() const;
   bool open_existing();
   bool open_door();
   void check_owner(int fd) const;
@@ -81,7 +86,6 @@ class ShmSegment {
   void map();
   void unmap();
   void claim_line();
-  bool is_still_named(int fd) const;
   int64_t slot_bytes() const;
   int64_t num_bytes() const;
 

@@ -5,7 +5,9 @@ TorchGroup is imported on first use: nothing else here needs torch.
 
 from typing import TYPE_CHECKING, Any
 
+from hicache_ext.agreement.auto import make_group
 from hicache_ext.agreement.group import DEPTH, Group
+from hicache_ext.agreement.hierarchical import HierarchicalGroup
 from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.agreement.nccl import NcclGroup
 from hicache_ext.agreement.schema import (
@@ -26,12 +28,14 @@ __all__ = [
     "NOT_MINE",
     "AgreedSlot",
     "Group",
+    "HierarchicalGroup",
     "LocalGroup",
     "NcclGroup",
     "ShmGroup",
     "SlotState",
     "TickSchema",
     "TorchGroup",
+    "make_group",
     "pack",
     "unpack",
 ]

@@ -6,10 +6,13 @@ rank, so every access runs in a thread that is left behind when it hangs.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from hicache_ext.agreement.group import issued_by_rank
+
 _ACCESS_S = 0.25
+_WAITS, _NOTE = "hicache/waits/", "hicache/note/"
 
 
 class Attendance:
@@ -20,25 +23,39 @@ class Attendance:
         self.rank, self.size = rank, size
         self._written: int | None = None
 
-    def here(self, tick: int) -> None:
-        """This rank waits for `tick`."""
+    def here(self, tick: int, num_issued: int) -> None:
+        """This rank waits for `tick` and has issued `num_issued`."""
         if self._written == tick or self.size <= 2:
             return
         self._written = tick
-        self._bounded(lambda store: store.set(_key(self.rank), str(tick)))
+        self._bounded(lambda store: store.set(f"{_WAITS}{self.rank}", f"{tick} {num_issued}"))
 
-    def describe_missing(self, tick: int) -> str:
-        """E.g. "rank 1 is", "ranks [1, 3] are", or how many it can be at most."""
-        if self.size == 2:
-            return f"rank {1 - self.rank} is"
+    def note(self, text: str) -> None:
+        """What the others are told if this rank keeps them waiting."""
+        self._bounded(lambda store: store.set(f"{_NOTE}{self.rank}", text))
+
+    def roll_call(self, tick: int, num_issued: int) -> tuple[str, str]:
+        """Who does not wait for `tick`, and the last epoch of each rank, in words.
+
+        E.g. "rank 1 is", "ranks [1, 3] are", or how many it can be at most. Every rank has issued
+        all ticks before `tick`, which completed; a missing one has issued no more.
+        """
+        counts: list[Any] = [f">={max(tick, 0)}"] * self.size
+        counts[self.rank] = num_issued
         others = [rank for rank in range(self.size) if rank != self.rank]
-        seen = self._bounded(lambda store: [r for r in others if _has_come(store, r, tick)])
-        if seen is None:
-            return f"1 to {len(others)} of the other ranks are"
-        missing = [rank for rank in others if rank not in seen]
+        waiting = {} if self.size == 2 else self._bounded(lambda s: _waiting(s, others, tick))
+        if waiting is None:
+            return f"1 to {len(others)} of the other ranks are", issued_by_rank(counts)
+        for rank in others:
+            counts[rank] = waiting.get(rank, max(tick, 0))
+        missing = [rank for rank in others if rank not in waiting]
         if not missing:
-            return "every rank waits, so the connection is"
-        return f"rank {missing[0]} is" if len(missing) == 1 else f"ranks {missing} are"
+            who = "every rank waits, so the connection is"
+        else:
+            who = f"rank {missing[0]} is" if len(missing) == 1 else f"ranks {missing} are"
+        notes = self._bounded(lambda s: _read(s, _NOTE, missing)) or {}
+        says = "".join(f"; rank {rank} says: {text}" for rank, text in notes.items() if text)
+        return who, issued_by_rank(counts) + says
 
     def _bounded(self, access: Callable[[Any], Any]) -> Any:
         """What `access` returns, or None if it fails or hangs; then the store is given up."""
@@ -61,9 +78,12 @@ class Attendance:
         return answer[0] if answer else None
 
 
-def _key(rank: int) -> str:
-    return f"hicache/waits/{rank}"
+def _read(store: Any, what: str, ranks: Iterable[int]) -> dict[int, str]:
+    """What each of `ranks` has written, if it has."""
+    return {r: store.get(f"{what}{r}").decode() for r in ranks if store.check([f"{what}{r}"])}
 
 
-def _has_come(store: Any, rank: int, tick: int) -> bool:
-    return bool(store.check([_key(rank)])) and int(store.get(_key(rank))) >= tick
+def _waiting(store: Any, ranks: Iterable[int], tick: int) -> dict[int, int]:
+    """How many ticks each of `ranks` that waits for `tick` has issued."""
+    written = {rank: text.split() for rank, text in _read(store, _WAITS, ranks).items()}
+    return {rank: int(count) for rank, (at, count) in written.items() if int(at) >= tick}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hicache_ext.agreement.group import DEPTH
+from hicache_ext.agreement.group import DEPTH, OneCaller, issued_by_rank, one_caller
 from hicache_ext.agreement.schema import Lanes
 from hicache_ext.errors import AgreementError
 
@@ -18,15 +18,17 @@ class _Board:
     num_lanes: int | None = None
     ticks: dict[int, dict[int, Lanes]] = field(default_factory=dict)
     uncollected: dict[int, int] = field(default_factory=dict)
+    num_issued: dict[int, int] = field(default_factory=dict)
     closed: set[int] = field(default_factory=set)
 
 
-class LocalGroup:
+class LocalGroup(OneCaller):
     """One rank: its own lanes are the minimum. `simulated(n)` makes n ranks for one thread."""
 
     kind = "local"
 
     def __init__(self) -> None:
+        super().__init__()
         self._join(_Board(1), 0)
 
     @classmethod
@@ -38,7 +40,7 @@ class LocalGroup:
         if size < 1:
             raise AgreementError(f"a group needs at least one rank, got {size}")
         board = _Board(size)
-        groups = [cls.__new__(cls) for _ in range(size)]
+        groups = [cls() for _ in range(size)]
         for rank, group in enumerate(groups):
             group._join(board, rank)
         return groups
@@ -46,9 +48,10 @@ class LocalGroup:
     def _join(self, board: _Board, rank: int) -> None:
         self.rank, self.size = rank, board.size
         self._board = board
-        self._issued = 0
+        board.num_issued[rank] = 0
         self._pending: deque[int] = deque()
 
+    @one_caller
     def issue(self, lanes: Lanes) -> None:
         """See Group. The first issue of any rank fixes the number of lanes."""
         self._check_open()
@@ -60,9 +63,10 @@ class LocalGroup:
             raise AgreementError(f"rank {self.rank} issued {have}, not int64[{board.num_lanes}]")
         if len(self._pending) == DEPTH:
             raise AgreementError(f"rank {self.rank}: {DEPTH} ticks are uncollected already")
-        board.ticks.setdefault(self._issued, {})[self.rank] = lanes.copy()
-        self._pending.append(self._issued)
-        self._issued += 1
+        tick = board.num_issued[self.rank]
+        board.ticks.setdefault(tick, {})[self.rank] = lanes.copy()
+        board.num_issued[self.rank] += 1
+        self._pending.append(tick)
 
     def _missing(self) -> list[int]:
         if not self._pending:
@@ -70,11 +74,13 @@ class LocalGroup:
         there = self._board.ticks[self._pending[0]]
         return [rank for rank in range(self.size) if rank not in there]
 
+    @one_caller
     def ready(self) -> bool:
         """See Group."""
         self._check_open()
         return bool(self._pending) and not (set(self._missing()) - self._board.closed)
 
+    @one_caller
     def result(self, deadline_s: float) -> Lanes:
         """See Group; with simulated ranks `deadline_s` is not waited for."""
         self._check_open()
@@ -84,6 +90,7 @@ class LocalGroup:
             why = f"; closed: {closed}" if closed else ""
             raise AgreementError(
                 f"tick {self._pending[0]}: ranks {missing} have not issued it{why}"
+                + issued_by_rank(self._board.num_issued.values())
             )
         tick = self._pending.popleft()
         there = self._board.ticks[tick]
@@ -94,6 +101,7 @@ class LocalGroup:
             del self._board.ticks[tick], uncollected[tick]
         return out
 
+    @one_caller
     def close(self) -> None:
         """See Group."""
         self._board.closed.add(self.rank)

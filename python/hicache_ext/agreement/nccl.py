@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from hicache_ext import _C
+from hicache_ext.agreement.group import OneCaller, one_caller
 from hicache_ext.agreement.schema import AgreedSlot, Lanes, TickSchema, mismatch
 from hicache_ext.errors import AgreementError, CudaError
 
@@ -52,7 +53,7 @@ def _wheel_library() -> Path | None:
     return next((library for library in found if library.exists()), None)
 
 
-class NcclGroup:
+class NcclGroup(OneCaller):
     """One rank of an NCCL communicator; see Group.
 
     `comm` (an ncclComm_t as an integer, e.g. ProcessGroupNCCL._comm_ptr()) and `stream` (a
@@ -77,6 +78,7 @@ class NcclGroup:
         device: int = 0,
         library: str | None = None,
     ) -> None:
+        super().__init__()
         if not _C.with_cuda:
             raise CudaError("hicache_ext was built without CUDA: NcclGroup needs it")
         self._schema = schema
@@ -85,10 +87,12 @@ class NcclGroup:
         self.size: int = self._native.size
         self._closed = False
 
+    @one_caller
     def issue(self, lanes: Lanes) -> None:
         """See Group."""
         self._open().issue(lanes)
 
+    @one_caller
     def issue_records(self, header: int, slots: int) -> None:
         """Start a tick from device (or mapped pinned) memory, packed by a kernel on the stream.
 
@@ -98,15 +102,18 @@ class NcclGroup:
         """
         self._open().issue_records(header, slots)
 
+    @one_caller
     def ready(self) -> bool:
         """See Group."""
         return self._open().ready()
 
+    @one_caller
     def result(self, deadline_s: float) -> Lanes:
         """See Group."""
         lanes, _, _ = self._open().result(deadline_s, AgreedSlot)
         return lanes
 
+    @one_caller
     def result_slots(self, deadline_s: float, epoch: int) -> dict[int, AgreedSlot]:
         """As unpack() of result(), but verified and unpacked by the kernel. `epoch`: for errors."""
         _, (lane, mine, low, high), slots = self._open().result(deadline_s, AgreedSlot)
@@ -114,6 +121,7 @@ class NcclGroup:
             raise AgreementError(mismatch(self._schema, lane, epoch, mine, low, high))
         return slots
 
+    @one_caller
     def close(self) -> None:
         """See Group. The communicator and the stream are the caller's and stay."""
         self._closed = True

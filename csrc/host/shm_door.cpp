@@ -1,0 +1,220 @@
+// Who may enter the segment of a group, and how its name comes and goes; see shm_segment.h.
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "hicache/check.h"
+#include "hicache/shm_segment.h"
+
+namespace hicache {
+namespace {
+
+constexpr uint64_t kMagic = 0x6863'7469'636b'0001;
+constexpr uint32_t kVersion = 2;
+const std::string kFolder = "/dev/shm";
+
+// Locks of the open file, not of the process: two ranks of one process exclude each other, and a
+// lock goes with its holder however that ends. Rank 0 locks the whole file for as long as its ranks
+// meet. Who removes a file locks all but its first byte, so that nobody takes it for a living rank
+// 0.
+enum class LockRange : off_t { kMaker = 0, kRemover = 1 };
+
+bool try_lock(int fd, LockRange range) {
+  struct flock lock{};
+  lock.l_type = F_WRLCK;
+  lock.l_start = static_cast<off_t>(range);
+  return ::fcntl(fd, F_OFD_SETLK, &lock) == 0;
+}
+
+// Asking takes nothing.
+bool has_living_maker(int fd) {
+  struct flock lock{};
+  lock.l_type = F_WRLCK;
+  lock.l_len = static_cast<off_t>(LockRange::kRemover);
+  return ::fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+bool is_still_named(int fd, const std::string& path) {
+  struct stat mine, named;
+  const std::string file = kFolder + path;
+  return ::fstat(fd, &mine) == 0 && ::stat(file.c_str(), &named) == 0 &&
+         mine.st_ino == named.st_ino && mine.st_dev == named.st_dev;
+}
+
+class FileCloser {
+ public:
+  explicit FileCloser(int fd) : fd_(fd) {}
+  ~FileCloser() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  FileCloser(const FileCloser&) = delete;
+  FileCloser& operator=(const FileCloser&) = delete;
+  void release() { fd_ = -1; }
+
+ private:
+  int fd_;
+};
+
+}  // namespace
+
+ShmSegment::~ShmSegment() {
+  // The ranks never all met. Rank 0 removes its own name; another rank does if rank 0 is gone.
+  if (fd_ >= 0 && (rank_ == 0 || try_lock(fd_, LockRange::kRemover)) &&
+      is_still_named(fd_, path_)) {
+    ::shm_unlink(path_.c_str());
+  }
+  if (fd_ >= 0) ::close(fd_);
+  unmap();
+}
+
+bool ShmSegment::try_enter() { return rank_ == 0 ? create() : open_existing(); }
+
+bool ShmSegment::create() {
+  const int fd = ::shm_open(path_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+  if (fd < 0 && errno == EEXIST) {
+    remove_stale();
+    return false;
+  }
+  HICACHE_CHECK(kAgreement, fd >= 0, "shm_open(", path_, "): ", std::strerror(errno));
+  FileCloser closer(fd);
+  // Before it is locked, another rank 0 may take the new file for a stale one.
+  if (!try_lock(fd, LockRange::kMaker) || !is_still_named(fd, path_)) return false;
+  closer.release();
+  fd_ = fd;
+  // Allocated now: a full /dev/shm is an error here and would be a SIGBUS later.
+  const int failed = ::posix_fallocate(fd, 0, num_bytes());
+  HICACHE_CHECK(kCapacity, failed == 0, "shared memory ", path_, " of ", num_bytes(),
+                " bytes: ", std::strerror(failed));
+  map();
+  new (header_) ShmHeader{};
+  header_->version = kVersion;
+  header_->uid = ::geteuid();
+  header_->shape = shape_;
+  header_->refused_rank.store(-1);
+  for (int i = 0; i < shape_.size; ++i) new (&lines_[i]) ShmRankLine{};
+  claim_line();
+  header_->magic.store(kMagic, std::memory_order_release);
+  remove_abandoned();
+  return true;
+}
+
+void ShmSegment::remove_stale() const {
+  const int fd = ::shm_open(path_.c_str(), O_RDWR | O_CLOEXEC, 0);
+  if (fd < 0 && errno == ENOENT) return;
+  HICACHE_CHECK(kAgreement, fd >= 0, "the segment ", path_,
+                " exists and cannot be opened: ", std::strerror(errno));
+  FileCloser closer(fd);
+  check_owner(fd);
+  HICACHE_CHECK(kAgreement, try_lock(fd, LockRange::kRemover), "the segment ", path_,
+                " is in use: another rank 0 waits for its group under this name");
+  if (is_still_named(fd, path_)) ::shm_unlink(path_.c_str());
+}
+
+// What groups of this user left that were killed to the last rank while they were meeting: nobody
+// will come to replace it. Whatever cannot be opened or is no complete segment is left alone.
+void ShmSegment::remove_abandoned() const {
+  const std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir(kFolder.c_str()), &::closedir);
+  while (const dirent* entry = folder ? ::readdir(folder.get()) : nullptr) {
+    const std::string path = std::string("/") + entry->d_name;
+    if (!path.starts_with(kPrefix) || path == path_) continue;
+    const int fd = ::shm_open(path.c_str(), O_RDWR | O_CLOEXEC, 0);
+    FileCloser closer(fd);
+    uint64_t magic = 0;
+    struct stat info;
+    const bool ours = fd >= 0 && ::fstat(fd, &info) == 0 && info.st_uid == ::geteuid() &&
+                      ::pread(fd, &magic, sizeof magic, 0) == sizeof magic && magic == kMagic;
+    if (ours && try_lock(fd, LockRange::kRemover) && is_still_named(fd, path)) {
+      ::shm_unlink(path.c_str());
+    }
+  }
+}
+
+bool ShmSegment::open_existing() {
+  fd_ = ::shm_open(path_.c_str(), O_RDWR | O_CLOEXEC, 0);
+  why_absent_ = "there is no such segment";
+  if (fd_ < 0 && errno == ENOENT) return false;
+  HICACHE_CHECK(kAgreement, fd_ >= 0, "the segment ", path_,
+                " exists and cannot be opened: ", std::strerror(errno));
+  bool entered = false;
+  try {
+    entered = open_door();
+  } catch (...) {
+    ::close(fd_);
+    fd_ = -1;
+    throw;
+  }
+  if (!entered) {
+    ::close(fd_);
+    fd_ = -1;
+  }
+  return entered;
+}
+
+bool ShmSegment::open_door() {
+  check_owner(fd_);
+  why_absent_ = "there is a stale segment, whose rank 0 is dead";
+  if (!has_living_maker(fd_)) return false;
+  why_absent_ = "its rank 0 has not finished making it";
+  struct stat info;
+  if (::fstat(fd_, &info) != 0 || info.st_size < static_cast<off_t>(sizeof(ShmHeader)))
+    return false;
+  void* page = ::mmap(nullptr, sizeof(ShmHeader), PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
+  HICACHE_CHECK(kAgreement, page != MAP_FAILED, "mmap(", path_, "): ", std::strerror(errno));
+  bool complete = false;
+  try {
+    auto* header = static_cast<ShmHeader*>(page);
+    complete = check_header(*header);
+    if (complete && header->shape != shape_ && header->refused_rank.load() < 0) {
+      header->refused_shape = shape_;
+      header->refused_rank.store(rank_, std::memory_order_release);
+    }
+    HICACHE_CHECK(kAgreement, !complete || header->shape == shape_, "rank ", rank_,
+                  " has size=", shape_.size, " num_lanes=", shape_.num_lanes, ", rank 0 of group ",
+                  path_, " has size=", header->shape.size, " num_lanes=", header->shape.num_lanes);
+  } catch (...) {
+    ::munmap(page, sizeof(ShmHeader));
+    throw;
+  }
+  ::munmap(page, sizeof(ShmHeader));
+  if (!complete) return false;
+  map();
+  claim_line();
+  return true;
+}
+
+void ShmSegment::check_owner(int fd) const {
+  struct stat info;
+  HICACHE_CHECK(kAgreement, ::fstat(fd, &info) == 0, "fstat(", path_, "): ", std::strerror(errno));
+  HICACHE_CHECK(kAgreement, info.st_uid == ::geteuid(), "the segment ", path_, " belongs to uid ",
+                info.st_uid, ", this process runs as uid ", ::geteuid());
+  HICACHE_CHECK(kAgreement, (info.st_mode & 077) == 0, "the segment ", path_, " has mode 0",
+                std::oct, info.st_mode & 0777, ": others could write to it");
+}
+
+// False while rank 0 is still writing it.
+bool ShmSegment::check_header(const ShmHeader& header) const {
+  const uint64_t magic = header.magic.load(std::memory_order_acquire);
+  if (magic == 0) return false;
+  HICACHE_CHECK(kAgreement, magic == kMagic && header.version == kVersion, "the segment ", path_,
+                " is of another version: magic 0x", std::hex, magic, " version ", header.version,
+                ", this process has magic 0x", kMagic, " version ", kVersion);
+  HICACHE_CHECK(kAgreement, header.uid == ::geteuid(), "the segment ", path_, " was made by uid ",
+                header.uid, ", this process runs as uid ", ::geteuid());
+  return true;
+}
+
+void ShmSegment::close_door() {
+  if (rank_ == 0 && is_still_named(fd_, path_)) ::shm_unlink(path_.c_str());
+  ::close(fd_);
+  fd_ = -1;
+}
+
+}  // namespace hicache
