@@ -7,7 +7,7 @@ import numpy as np
 
 from hicache_ext import _C
 from hicache_ext.agreement.group import OneCaller, one_caller
-from hicache_ext.agreement.schema import AgreedSlot, Lanes, TickSchema, mismatch
+from hicache_ext.agreement.schema import AgreedSlot, LaneError, Lanes, TickSchema
 from hicache_ext.errors import AgreementError, CudaError
 
 HEADER_DTYPE = np.dtype([("epoch", np.int64), ("digest", np.int64)])
@@ -118,7 +118,7 @@ class NcclGroup(OneCaller):
         """As unpack() of result(), but verified and unpacked by the kernel. `epoch`: for errors."""
         _, (lane, mine, low, high), slots = self._open().result(deadline_s, AgreedSlot)
         if lane >= 0:
-            raise AgreementError(mismatch(self._schema, lane, epoch, mine, low, high))
+            raise LaneError.of(self._schema, lane, epoch, mine, low, high)
         return slots
 
     @one_caller

@@ -98,6 +98,37 @@ class TickSchema:
         return f"TickSchema(pools={self.pools}, num_slots={self.num_slots}, hash={self.hash:#x})"
 
 
+class LaneError(AgreementError):
+    """A lane that must be equal on all ranks is not: every rank sees that at the same tick."""
+
+    epoch: int
+    lane: int
+    name: str
+
+    @classmethod
+    def of(
+        cls, schema: TickSchema, lane: int, epoch: int, mine: int | None, low: int, high: int
+    ) -> "LaneError":
+        """`mine` None: not known; `low` and `high`: the smallest and the largest of all ranks."""
+        name = schema.lane_name(lane)
+        shown = [show_value(name, value) for value in (mine, low, high)]
+        error = cls(
+            f"tick {epoch}: ranks differ in lane {lane} ({name}): this rank has {shown[0]}, "
+            f"the smallest of all ranks is {shown[1]}, the largest {shown[2]}"
+        )
+        error.epoch, error.lane, error.name = epoch, lane, name
+        return error
+
+
+def show_value(name: str, value: int | None) -> str:
+    """A value of the lane `name` as an error shows it; None: not known."""
+    if value is None:
+        return "?"
+    if name == "schema":
+        return f"{value:#x}"
+    return f"{value} (slot unused)" if name.endswith(".op") and value == NO_OP else f"{value}"
+
+
 def pack(schema: TickSchema, epoch: int, digest: int, slots: Mapping[int, SlotState]) -> Lanes:
     """This rank's lanes for tick `epoch`: int64[schema.num_lanes], owned by the caller.
 
@@ -138,20 +169,5 @@ def unpack(
     if lane >= 0:
         unknown = mine is not slots_mine and digest is None and schema.lane_name(lane) == "digest"
         shown = None if unknown else my_value
-        raise AgreementError(mismatch(schema, lane, epoch, shown, low, high))
+        raise LaneError.of(schema, lane, epoch, shown, low, high)
     return agreed
-
-
-def mismatch(
-    schema: TickSchema, lane: int, epoch: int, my_value: int | None, low: int, high: int
-) -> str:
-    """The text of an error about a lane; `my_value` None: not known."""
-    name = schema.lane_name(lane)
-    if name.endswith(".op"):
-        shown = [f"{v} (slot unused)" if v == NO_OP else str(v) for v in (my_value, low, high)]
-    elif name == "schema":
-        shown = [f"{v:#x}" for v in (schema.hash, low, high)]
-    else:
-        shown = ["?" if v is None else str(v) for v in (my_value, low, high)]
-    text = f"tick {epoch}: ranks differ in lane {lane} ({name}): this rank has {shown[0]}"
-    return f"{text}, the smallest of all ranks is {shown[1]}, the largest {shown[2]}"

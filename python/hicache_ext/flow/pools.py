@@ -170,6 +170,6 @@ class PoolSet:
                 if attached != set(owned) or len(attached) != len(owned):
                     wrong = sorted(set(owned) - attached)
                     raise TreeError(
-                        f"pool {name} on {tier.name}: {len(attached)} pages attached, the tree owns "
-                        f"{len(owned)}, of which not attached: {wrong[:8]}"
+                        f"pool {name} on {tier.name}: {len(attached)} pages attached, the tree "
+                        f"owns {len(owned)}, of which not attached: {wrong[:8]}"
                     )

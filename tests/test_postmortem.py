@@ -1,0 +1,234 @@
+"""After a tick in which lanes differ, every rank names the lane, the ranks, the values and the
+first operation that differs, and leaves a file; a post-mortem that fails hides nothing.
+"""
+
+import os
+import re
+import stat
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from together import WaitingGroup, together
+
+from hicache_ext.agreement import SlotState, TickSchema, pack, unpack
+from hicache_ext.agreement.postmortem import Exchange, explain
+from hicache_ext.agreement.schema import LaneError
+from hicache_ext.oplog import NUM_KEPT, OpKind, OpLog
+
+PUT, TAKE = OpKind("put {} pages"), OpKind("take {} pages")
+STATE = SlotState(7, 1, True, 5, (0,), (5,))
+SCHEMA = TickSchema(["full"], num_slots=4)
+TINY = TickSchema([], num_slots=1)  # fewer lanes than anything that is gathered
+
+
+@pytest.fixture(autouse=True)
+def dumps(tmp_path, monkeypatch):
+    monkeypatch.setenv("HICACHE_DUMP_DIR", str(tmp_path))
+    return tmp_path
+
+
+class Rank:
+    """One rank that has logged `ops` and says `lanes` in a tick."""
+
+    def __init__(self, group, lanes, ops=(), schema=SCHEMA, depth=0):
+        self.group, self.lanes, self.schema, self.depth = group, lanes, schema, depth
+        self.log = OpLog()
+        for op in ops:
+            self.log.add(*op)
+
+    def tick(self, deadline_s=5.0):
+        """The text of the error in which a tick ends."""
+        self.group.issue(self.lanes)
+        for _ in range(self.depth):
+            self.group.issue(self.lanes)
+        try:
+            unpack(self.schema, self.group.result(deadline_s), 3, self.lanes)
+        except LaneError as error:
+            self.exchange = Exchange(self.group, self.lanes.size, self.depth, deadline_s)
+            return str(explain(error, self.lanes, self.exchange, self.log))
+        raise AssertionError("the ranks agree")
+
+
+def lanes_of(schema=SCHEMA, epoch=3, digest=11, slots=None):
+    return pack(schema, epoch, digest, slots or {})
+
+
+def texts(lanes, ops=None, **kwargs):
+    groups = WaitingGroup.simulated(len(lanes))
+    ops = ops or [()] * len(lanes)
+    ranks = [Rank(*parts, **kwargs) for parts in zip(groups, lanes, ops, strict=True)]
+    said = together(lambda rank: rank.tick(), ranks)
+    assert all(isinstance(text, str) for text in said), said
+    return said
+
+
+OTHER = {"digest": 12, "epoch": 4, "schema": TickSchema(["swa"], num_slots=4)}
+UNUSED = "-1 (slot unused)"
+
+
+@pytest.mark.parametrize(
+    ("odd", "name", "values"),
+    [
+        ({"digest": 12}, "digest", ("11", "12")),
+        ({"epoch": 4}, "epoch", ("3", "4")),
+        (
+            {"schema": OTHER["schema"]},
+            "schema",
+            (f"{SCHEMA.hash:#x}", f"{OTHER['schema'].hash:#x}"),
+        ),
+        ({"slots": {}}, "slot[2].op", ("7", UNUSED)),
+        ({"slots": {2: STATE._replace(op_id=9)}}, "slot[2].op", ("7", "9")),
+        ({"slots": {2: STATE._replace(phase=18)}}, "slot[2].phase", ("1", "18")),
+        ({"slots": {2: STATE, 1: STATE._replace(op_id=8)}}, "slot[1].op", (UNUSED, "8")),
+    ],
+)
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_every_rank_names_lane_ranks_and_both_values(size, depth, odd, name, values):
+    usual = lanes_of(slots={2: STATE})
+    lanes = [usual] * (size - 1) + [lanes_of(**{"slots": {2: STATE}, **odd})]
+    others = {2: "rank 0", 4: "ranks 0, 1, 2"}[size]
+    by_rank = [f"rank {size - 1}: {values[1]}", f"{others}: {values[0]}"]
+    if size == 2:
+        by_rank.reverse()
+    for rank, text in enumerate(texts(lanes, depth=depth)):
+        first, second, *_ = text.splitlines()
+        assert f"({name}): this rank has {values[rank == size - 1]}" in first
+        assert second == f"{name} by rank: {'; '.join(by_rank)}"
+
+
+A, B, C = (PUT, 1), (PUT, 2), (TAKE, 1)
+MANY = [(PUT, i) for i in range(1000)]
+FIRST = "first different operation (number {}): {}"
+
+
+@pytest.mark.parametrize(
+    ("mine", "odd", "want"),
+    [
+        ([A, B, C], [A, C], FIRST.format(1, "rank 0: put 2 pages; rank 1: take 1 pages")),
+        ([A, B], [A, B, C], FIRST.format(2, "rank 0: none; rank 1: take 1 pages")),
+        ([A, B], [B, A], FIRST.format(0, "rank 0: put 1 pages; rank 1: put 2 pages")),
+        ([A, B, C], [A, C, C], FIRST.format(1, "rank 0: put 2 pages; rank 1: take 1 pages")),
+        ([], [A], FIRST.format(0, "rank 0: none; rank 1: put 1 pages")),
+        ([], [], "are the same on all ranks"),
+        ([A, B], [A, B], "are the same on all ranks"),
+        (MANY, MANY, "are the same on all ranks"),
+        (MANY, [*MANY[:-1], C], FIRST.format(999, "rank 0: put 999 pages; rank 1: take 1 pages")),
+        (MANY, MANY[:-1], FIRST.format(999, "rank 0: put 999 pages; rank 1: none")),
+        (MANY, [*MANY[:744], C, *MANY[745:]], "(number 744, or one that is no longer kept)"),
+        (MANY, [C, *MANY[1:]], "(number 744, or one that is no longer kept)"),
+        (MANY, [A], "(number 744, or one that is no longer kept)"),
+    ],
+)
+@pytest.mark.parametrize("schema", [SCHEMA, TINY], ids=["wide", "tiny"])
+def test_the_first_different_operation(schema, mine, odd, want):
+    lanes = [lanes_of(schema), lanes_of(schema, digest=12)]
+    for text in texts(lanes, [mine, odd], schema=schema):
+        assert want in text
+
+
+def test_more_ranks_than_lanes():
+    size = TINY.num_lanes + 3
+    lanes = [lanes_of(TINY, digest=100 + rank // (size - 2)) for rank in range(size)]
+    ops = [[A, B] if rank != 5 else [A, C] for rank in range(size)]
+    for text in texts(lanes, ops, schema=TINY):
+        assert f"digest by rank: ranks {size - 2}, {size - 1}: 101; ranks 0, 1, 2," in text
+        assert "(number 1): rank 5: take 1 pages; ranks 0, 1, 2, 3, 4, 6," in text
+
+
+def test_long_words_are_cut():
+    long = OpKind("é" * 1000 + "{}")
+    for text in texts([lanes_of(), lanes_of(digest=12)], [[(long, 1)], [A]]):
+        assert "rank 0: ééééé" in text and max(map(len, text.splitlines())) < 600
+
+
+def dump_of(text):
+    return Path(re.search(r"are in (\S+)$", text).group(1))
+
+
+def test_each_rank_leaves_a_file_that_only_its_owner_can_read(dumps):
+    odd = [*MANY[:-3], C, *MANY[-2:]]
+    said = texts([lanes_of(), lanes_of(digest=12)], [MANY, odd])
+    assert len(list(dumps.iterdir())) == 2
+    for rank, text in enumerate(said):
+        path = dump_of(text)
+        assert path.parent == dumps and path.name.startswith(f"hicache-rank{rank}-tick3-")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        lines = path.read_text().splitlines()
+        assert lines[:3] == text.splitlines()[:3]
+        assert lines[3] == f"rank {rank}, process {os.getpid()}, 1000 operations so far"
+        assert len(lines) == 4 + NUM_KEPT
+        marked = [line for line in lines[4:] if line.startswith(">")]
+        assert len(marked) == 1 and marked[0].startswith("> 997 ")
+        assert marked[0].endswith("take 1 pages" if rank else "put 997 pages")
+
+
+def test_a_folder_that_cannot_be_written_hides_nothing(monkeypatch):
+    monkeypatch.setenv("HICACHE_DUMP_DIR", "/proc/nowhere")
+    for text in texts([lanes_of(), lanes_of(digest=12)], [[A], [B]]):
+        assert "digest by rank: rank 0: 11; rank 1: 12" in text
+        assert "(number 0): rank 0: put 1 pages; rank 1: put 2 pages" in text
+        assert "could not be written: [Errno 2]" in text and "/proc/nowhere" in text
+
+
+class Leaving(WaitingGroup):
+    """A rank that dies (closes) or hangs in place of its issue number `last`."""
+
+    num_issued = 0
+
+    def issue(self, lanes):
+        if self.num_issued == self.last:
+            time.sleep(self.hang_s)
+            self.close()
+        self.num_issued += 1
+        super().issue(lanes)
+
+
+@pytest.mark.parametrize("hang_s", [0, 1.5])
+@pytest.mark.parametrize("last", [1, 2, 15, 22])  # of the tick and the 25 vectors that follow
+def test_a_peer_that_leaves_meanwhile_hides_nothing_and_is_not_waited_for(last, hang_s):
+    deadline_s = 0.4
+    groups = WaitingGroup.simulated(3)
+    groups[2].__class__, groups[2].last, groups[2].hang_s = Leaving, last, hang_s
+    lanes = [lanes_of(), lanes_of(), lanes_of(digest=12)]
+    ranks = [Rank(*parts, ops=[A]) for parts in zip(groups, lanes, strict=True)]
+
+    def timed_tick(rank):
+        start = time.monotonic()
+        return rank.tick(deadline_s), time.monotonic() - start
+
+    for text, seconds in together(timed_tick, ranks)[:2]:
+        assert seconds < 2 * deadline_s
+        assert "tick 3: ranks differ in lane 4 (digest): this rank has 11" in text
+        assert re.search(
+            r"could not find out more: tick \d+: ranks \[.*2\] have not issued it", text
+        )
+        assert ("digest by rank: rank 2: 12; ranks 0, 1: 11" in text) == (last > 1)
+        assert dump_of(text).read_text().endswith("put 1 pages\n")
+
+
+def test_a_group_that_brings_back_something_else_is_not_believed():
+    class Lying(WaitingGroup):
+        def result(self, deadline_s):
+            lanes = super().result(deadline_s)
+            return np.zeros_like(lanes) if self.lies else lanes
+
+    groups = WaitingGroup.simulated(2)
+    for group in groups:
+        group.__class__, group.lies = Lying, False
+    ranks = [Rank(g, lanes_of(digest=11 + g.rank)) for g in groups]
+
+    def tick(rank):
+        rank.group.issue(rank.lanes)
+        lanes = rank.group.result(5.0)
+        with pytest.raises(LaneError) as error:
+            unpack(SCHEMA, lanes, 3, rank.lanes)
+        rank.group.lies = True
+        exchange = Exchange(rank.group, lanes.size, 0, 5.0)
+        return str(explain(error.value, rank.lanes, exchange, rank.log))
+
+    for rank, text in enumerate(together(tick, ranks)):
+        assert f"could not find out more: rank {rank} gets back other lanes than it sent" in text
+        assert "by rank" not in text

@@ -1,0 +1,45 @@
+"""Simulated ranks that wait for each other, each in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from hicache_ext.agreement.local import LocalGroup
+
+_BOARD = threading.RLock()
+
+
+class WaitingGroup(LocalGroup):
+    """A LocalGroup whose result() waits: use `WaitingGroup.simulated(n)`, one thread per rank."""
+
+    def issue(self, lanes: Any) -> None:
+        with _BOARD:
+            super().issue(lanes)
+
+    def ready(self) -> bool:
+        with _BOARD:
+            return super().ready()
+
+    def result(self, deadline_s: float) -> Any:
+        end_s = time.monotonic() + deadline_s
+        while not (self.ready() or self._board.closed) and time.monotonic() < end_s:
+            time.sleep(0.0005)
+        with _BOARD:
+            return super().result(0)
+
+
+def together(call: Callable[[Any], Any], ranks: list[Any]) -> list[Any]:
+    """`call` of each rank, all at once; what it returned or raised, by rank."""
+
+    def outcome(rank: Any) -> Any:
+        try:
+            return call(rank)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(outcome, ranks))
