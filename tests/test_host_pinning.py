@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCuda
 
-from hicache_ext import _C
+from hicache_ext import _C, host_buffer
 from hicache_ext.errors import CudaError
+from hicache_ext.host_limits import HostLimit
 from hicache_ext.pool import HostBuffer
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -191,12 +192,15 @@ def test_a_rolled_back_registration_is_forgotten(failing: int) -> None:
     assert _C.pinned_regions_in(memory.address, memory.num_bytes) == []
 
 
-def test_a_registration_that_fails_says_what_room_there_is() -> None:
+def test_a_registration_that_fails_says_what_room_there_is(monkeypatch) -> None:
     """And it has given the memory back, although the traceback still holds the buffer."""
     fake = FakeCuda(dict.fromkeys(range(9), 2))
-    with pytest.raises(CudaError, match=r"'l2': cannot pin 8192 bytes.*code 2.*MemAvailable.* \d+"):
+    room = [HostLimit("RLIMIT_MEMLOCK", 5 * MIB, 2 * MIB)]
+    monkeypatch.setattr(host_buffer, "locked_limits", lambda: room)
+    wanted = rf"'l2': cannot pin 8192 bytes.*code 2.*MemAvailable.* \d+, RLIMIT_MEMLOCK {3 * MIB}"
+    with pytest.raises(CudaError, match=wanted) as raised:
         HostBuffer(8192, name="'l2'", pin_api=fake.api)
-    assert not fake.registered
+    assert not fake.registered and raised.tb is not None
     assert fake.calls[0][0] == "pin" and not is_mapped(fake.calls[0][1])
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCuda
 
-from hicache_ext import _C
+from hicache_ext import _C, host_buffer
 from hicache_ext.errors import CapacityError, LayoutError, LifetimeError
+from hicache_ext.host_limits import HostLimit
 from hicache_ext.pool import HostBuffer, PinMode, Sharing
 
 NUM_BYTES = 10_000  # three pages, the last one not full
@@ -190,6 +191,21 @@ def test_a_failed_attach_leaves_no_descriptor_behind() -> None:
             _C.HostMemory(1 << 62, sharing=Sharing.SHARED)
     assert len(os.listdir("/proc/self/fd")) == before
     os.close(fd)
+
+
+def test_attaching_takes_address_space_and_no_memory(monkeypatch) -> None:
+    buffer = shared()
+    limits = [HostLimit("memory.max", 1, 1), HostLimit("RLIMIT_AS", 99 << 20, 1)]
+    monkeypatch.setattr(host_buffer, "host_limits", lambda: limits)
+    HostBuffer.attach(buffer.fd).close()
+    limits[1] = HostLimit("RLIMIT_AS", 12_300, 13)
+    with pytest.raises(CapacityError, match=r"needs 12288 .* but RLIMIT_AS leaves 12287"):
+        HostBuffer.attach(buffer.fd)
+    limits.clear()
+    room = [HostLimit("RLIMIT_MEMLOCK", 12_287, 0)]
+    monkeypatch.setattr(host_buffer, "locked_limits", lambda: room)
+    with pytest.raises(CapacityError, match=r"needs 12288 .* but RLIMIT_MEMLOCK leaves 12287"):
+        HostBuffer.attach(buffer.fd, pin=PinMode.LOCKED)
 
 
 def test_close_refuses_while_a_view_lives_and_the_file_stays_open() -> None:
