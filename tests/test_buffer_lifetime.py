@@ -6,9 +6,9 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from emulated_cuda import emulated_cuda, pinned
+from emulated_cuda import EmulatedArray, emulated_cuda, pinned
 
-from hicache_ext.copy import copy_pages, gather_pages, scatter_pages
+from hicache_ext.copy import StagingRing, copy_pages, gather_pages, scatter_pages
 from hicache_ext.errors import LayoutError, LifetimeError
 from hicache_ext.layout import LayoutSpec, PagedBuffer
 
@@ -69,6 +69,22 @@ def test_a_released_tensor_lives_as_long_as_its_copy() -> None:
         cuda.register_host(src.address, NUM_BYTES)
         ticket = copy_pages(src, range(4), dst, range(4), executor="sm_reg")
         del tensor, src
+        gc.collect()
+        assert alive() is not None and not target.any()
+        ticket.wait()
+        gc.collect()
+        assert (target == 7).all() and alive() is None
+
+
+def test_released_staging_memory_lives_as_long_as_its_copy() -> None:
+    with emulated_cuda() as cuda:
+        staging = EmulatedArray(cuda, np.zeros(4096, np.uint8))
+        alive = weakref.ref(staging)
+        source = EmulatedArray(cuda, np.full(NUM_BYTES, 7, np.uint8))
+        target = pinned(cuda, np.zeros(NUM_BYTES, np.uint8))
+        src, dst, ring = PagedBuffer(source, SPEC), PagedBuffer(target, SPEC), StagingRing(staging)
+        ticket = copy_pages(src, range(4), dst, range(4), executor="staged", staging=ring)
+        del staging, ring
         gc.collect()
         assert alive() is not None and not target.any()
         ticket.wait()

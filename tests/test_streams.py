@@ -1,6 +1,5 @@
 """Streams of every kind as raw handles; streams that cannot be meant."""
 
-import sys
 import types
 from typing import Any
 
@@ -102,28 +101,3 @@ def test_the_stream_of_a_producer() -> None:
         with pytest.raises(LayoutError, match=f"stream={wrong!r} is no stream; 1 is the legacy"):
             producer_stream(on_gpu(4096, (3,), stream=wrong))
     assert current_stream(on_gpu(4096, (3,)), 0) == 0
-
-
-def test_the_current_stream_of_cupy_is_that_of_the_device(monkeypatch) -> None:
-    current = {0: 100, 3: 103}
-    entered: list[int] = []
-
-    class Device:
-        def __init__(self, device_idx: int) -> None:
-            self.device_idx = device_idx
-
-        def __enter__(self) -> None:
-            entered.append(self.device_idx)
-
-        def __exit__(self, *_: object) -> None:
-            entered.pop()
-
-    class Array:
-        pass
-
-    cuda = types.SimpleNamespace(
-        Device=Device,
-        get_current_stream=lambda: types.SimpleNamespace(ptr=current[entered[-1]]),
-    )
-    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(ndarray=Array, cuda=cuda))
-    assert [current_stream(Array(), device_idx) for device_idx in (0, 3)] == [100, 103]
