@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+import os
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,46 +27,7 @@ from hicache_ext.tree.key import pack_tokens
 PAGE_SIZE = 4
 WINDOW = 10  # tokens: 3 pages
 NUM_LAYERS = {"full": 2, "swa": 3}
-
-
-class ManualFuture(Future):
-    """Its call runs when the test says so, or when somebody waits for it."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        super().__init__()
-        self._call = call
-
-    def run(self) -> None:
-        if not self.done():
-            try:
-                self.set_result(self._call())
-            except Exception as error:
-                self.set_exception(error.with_traceback(None))  # as InlineIo does
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        self.run()
-        return super().exception(timeout)
-
-
-class ManualIo:
-    """Store calls wait until the test runs them."""
-
-    def __init__(self) -> None:
-        self._waiting: list[ManualFuture] = []
-
-    def submit(self, call: Callable[[], Any]) -> ManualFuture:
-        self._waiting.append(ManualFuture(call))
-        return self._waiting[-1]
-
-    def run(self) -> int:
-        """Runs what is waiting; returns how many calls that were."""
-        futures, self._waiting = self._waiting, []
-        for future in futures:
-            future.run()
-        return len(futures)
-
-    def close(self) -> None:
-        self.run()
+DEPTH_VARIABLE = "HICACHE_TEST_TICK_DEPTH"  # conftest.py runs the tests at both
 
 
 def page_content(rank: int, pool: str, key: bytes, num_bytes: int) -> bytes:
@@ -111,10 +72,19 @@ class Rank:
         self.page_bytes = {name: pool.spec.page_bytes for name, pool in self.host.items()}
         self.store = store or WatchedStore(MemoryStore(self.page_bytes), self.host)
         self.io = io if io is not None else InlineIo()
-        config = {"page_size": PAGE_SIZE, "window_tokens": WINDOW, **config}
+        depth = int(os.environ.get(DEPTH_VARIABLE, "1"))
+        config = {"page_size": PAGE_SIZE, "window_tokens": WINDOW, "tick_depth": depth, **config}
         self.cache = HiCache(
             CacheConfig(**config), self.device, self.host, self.store, group, self.io
         )
+
+    @property
+    def depth(self) -> int:
+        return self.cache.config.tick_depth
+
+    def tick(self) -> list[Record]:
+        """As many ticks as it takes to apply what this rank says now."""
+        return [record for _ in range(1 + self.depth) for record in self.cache.tick()]
 
     def content(self, pool: str, key: bytes) -> bytes:
         """The bytes of this rank's page."""
@@ -236,9 +206,13 @@ class Ranks:
         return [call(rank) for rank in self.ranks]
 
     def tick(self) -> list[list[Record]]:
-        self.each(lambda r: r.cache.publish())
-        records = self.each(lambda r: r.cache.apply())
-        self.check()
+        """As many ticks as it takes to apply what the ranks say now."""
+        records: list[list[Record]] = [[] for _ in self.ranks]
+        for _ in range(1 + self[0].depth):
+            self.each(lambda r: r.cache.publish())
+            for mine, new in zip(records, self.each(lambda r: r.cache.apply()), strict=True):
+                mine += new
+            self.check()
         return records
 
     def drain(self, max_ticks: int = 200) -> list[list[Record]]:
@@ -270,6 +244,17 @@ class Ranks:
 
     def close(self) -> None:
         self.each(lambda r: r.close())
+
+
+def publish(ranks: Iterable[Rank]) -> None:
+    """All ranks say where they are, and the coming `apply` applies just that."""
+    for rank in ranks:
+        rank.cache.publish()
+    for _ in range(next(iter(ranks)).depth):
+        for rank in ranks:
+            rank.cache.apply()
+        for rank in ranks:
+            rank.cache.publish()
 
 
 def shape_of(cache: HiCache) -> list[Any]:

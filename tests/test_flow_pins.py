@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 import pytest
-from ranks import PAGE_SIZE, ManualIo, Rank, Ranks
+from manual_io import ManualIo
+from ranks import PAGE_SIZE, Rank, Ranks, publish
 from spans import W, fill_stores, make_tokens, num_attached, prefetch, prefill
 
 from hicache_ext.agreement.local import LocalGroup
@@ -215,7 +216,7 @@ def test_trees_that_have_parted_are_told_at_the_next_tick() -> None:
     """The digest rides along: no op is in flight, and nothing else would show it."""
     ranks = Ranks(2)
     ranks[0].cache.tree.match_prefix(list(range(8)), b"nobody else")
-    ranks.each(lambda r: r.cache.publish())
+    publish(ranks)
     for rank in ranks:
         with pytest.raises(AgreementError, match="digest"):
             rank.cache.apply()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ranks import PAGE_SIZE, ManualIo, Rank, Ranks
+from manual_io import ManualIo
+from ranks import PAGE_SIZE, Rank, Ranks, publish
 from spans import W, fill_stores, make_tokens, prefetch, prefill
 
 from hicache_ext.agreement.local import LocalGroup
@@ -139,7 +140,7 @@ def test_close_gives_back_everything_when_waiting_for_a_copy_raises(
     started = list(reversed(tickets))
     monkeypatch.setattr(flow_pools, "copy_pages", lambda *args, **kw: started.pop())
     match = prefill(rank, 2)
-    rank.cache.tick()
+    rank.tick()
     rank.cache.close()
     assert [ticket.is_done for ticket in tickets] == [True, True]
     rank.cache.release(match)
@@ -216,8 +217,7 @@ def test_ranks_of_another_configuration_are_told_at_the_first_tick(what: str) ->
         "threshold": {"prefetch_threshold_tokens": 8},
     }[what]
     ranks = [Rank(0, groups[0]), Rank(1, groups[1], **other)]
-    for rank in ranks:
-        rank.cache.publish()
+    publish(ranks)
     for rank in ranks:
         with pytest.raises(AgreementError, match="schema"):
             rank.cache.apply()

@@ -161,7 +161,7 @@ def test_second_thread_is_refused_while_the_first_waits(backend):
     assert "rank 0: issue() in thread" in text and "ticks are of one thread" in text
 
 
-STATE = SlotState(7, phase=1, ready=True, num_pages=5, short=(0, 0), hits=(5, 3))
+STATE = SlotState(7, step=1, ready=True, num_pages=5, short=(0, 0), hits=(5, 3))
 GOOD = (POOLS, NUM_SLOTS, 3, 11, {2: STATE})
 
 
@@ -188,7 +188,7 @@ def test_agreed_tick(backend):
         ((POOLS, NUM_SLOTS, 1, 11, {2: STATE}), "epoch", ("3", "1")),  # started again
         ((POOLS, NUM_SLOTS, 3, 12, {2: STATE}), "digest", ("11", "12")),
         ((POOLS, NUM_SLOTS, 3, 11, {2: STATE._replace(op_id=9)}), "slot[2].op", ("7", "9")),
-        ((POOLS, NUM_SLOTS, 3, 11, {2: STATE._replace(phase=2)}), "slot[2].phase", ("1", "2")),
+        ((POOLS, NUM_SLOTS, 3, 11, {2: STATE._replace(step=2)}), "slot[2].step", ("1", "2")),
         ((POOLS, NUM_SLOTS, 3, 11, {}), "slot[2].op", ("7", "-1")),
         ((POOLS, NUM_SLOTS, 3, 11, {1: STATE, 2: STATE}), "slot[1].op", ("-1", "7")),
     ],

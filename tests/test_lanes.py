@@ -13,7 +13,7 @@ BIG = (1 << 62) - 1
 
 
 def state(op_id=7, **changes):
-    base = SlotState(op_id, phase=1, ready=True, num_pages=5, short=(0, 0), hits=(5, 3))
+    base = SlotState(op_id, step=1, ready=True, num_pages=5, short=(0, 0), hits=(5, 3))
     return base._replace(**changes)
 
 
@@ -38,7 +38,7 @@ def model_slot(states):
     columns = range(len(states[0].hits))
     return AgreedSlot(
         op_id=states[0].op_id,
-        phase=states[0].phase,
+        step=states[0].step,
         all_ready=not any_failed and all(s.ready for s in states),
         min_pages=0 if any_failed else min(s.num_pages for s in states),
         max_pages=max((s.num_pages for s in alive), default=0),
@@ -53,7 +53,7 @@ def random_value(rng):
 
 
 def random_ranks(rng, schema, num_ranks):
-    """Slots of each rank: the same ops and phases, everything else as it comes."""
+    """Slots of each rank: the same ops and steps, everything else as it comes."""
     used = rng.sample(range(schema.num_slots), rng.randint(0, schema.num_slots))
     ops = {slot: (random_value(rng), random_value(rng)) for slot in used}
 
@@ -104,7 +104,7 @@ def is_equality(name, slots):
     if "slot" not in name:
         return True
     slot = int(name[name.index("[") + 1 : name.index("]")])
-    return name.endswith("op") or (name.endswith("phase") and slot in slots)
+    return name.endswith("op") or (name.endswith("step") and slot in slots)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -125,9 +125,9 @@ def test_different_ops_in_one_slot():
         agree([{0: state(7)}, {0: state(9)}], rank=1)
 
 
-def test_different_phases():
-    with pytest.raises(AgreementError, match=r"slot\[1\]\.phase\): this rank has 1, .* 1, .* 2$"):
-        agree([{1: state(phase=1)}, {1: state(phase=2)}])
+def test_different_steps():
+    with pytest.raises(AgreementError, match=r"slot\[1\]\.step\): this rank has 1, .* 1, .* 2$"):
+        agree([{1: state(step=1)}, {1: state(step=2)}])
 
 
 def test_header_lanes_are_named_with_the_values():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from ranks import ManualIo, Ranks
+from manual_io import ManualIo
+from ranks import Ranks
 from spans import fill_stores, make_tokens, num_attached
 
 from hicache_ext.flow.prefetch import READ_BATCH_BYTES, read_leading

@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ranks import PAGE_SIZE, ManualIo, Rank, Ranks, check_device, keys_of_pages, read_page
+from manual_io import ManualIo
+from ranks import PAGE_SIZE, Rank, Ranks, check_device, keys_of_pages, read_page
 from stream_copies import StreamCopies
 
 from hicache_ext.flow.context import ShortWindow
@@ -211,6 +212,11 @@ class Traffic:
             self.random.choice([self.prefill, self.release, self.prefetch, self.abort])()
         self.ranks.each(lambda r: r.cache.apply())
 
+    def ticks(self) -> None:
+        """An op takes a step in as many."""
+        for _ in range(1 + self.ranks[0].depth):
+            self.tick()
+
     def step(self) -> None:
         steps: list[tuple[Callable[[], None], float]] = [
             (self.prefill, 4),
@@ -223,7 +229,7 @@ class Traffic:
             (self.flush, 1),
             (self.lose, 1),
             (self.trouble, 0.5),
-            (self.tick, 10),
+            (self.ticks, 10),
         ]
         calls, weights = zip(*steps, strict=True)
         self.random.choices(calls, weights)[0]()

@@ -52,7 +52,7 @@ void read_state(PyObject* state, int64_t slot_idx, int num_pools, SlotRecord* ou
                 "slot[", slot_idx, "]: want a SlotState, got ",
                 py::repr(state).cast<std::string>());
   out->op_id = as_value(PyTuple_GET_ITEM(state, 0), "op", slot_idx, false);
-  out->phase = as_value(PyTuple_GET_ITEM(state, 1), "phase", slot_idx, false);
+  out->step = as_value(PyTuple_GET_ITEM(state, 1), "step", slot_idx, false);
   out->ready = PyObject_IsTrue(PyTuple_GET_ITEM(state, 2)) == 1;
   out->num_pages = as_value(PyTuple_GET_ITEM(state, 3), "pages", slot_idx, false);
   read_pools(PyTuple_GET_ITEM(state, 4), "short", slot_idx, num_pools, false, out->short_pages);

@@ -26,7 +26,7 @@ inline pybind11::object agreed_slot(PyTypeObject* type, const AgreedRecord& r, i
   int next = 0;
   const auto add = [&](PyObject* value) { PyTuple_SET_ITEM(slot.ptr(), next++, own(value)); };
   add(PyLong_FromLongLong(r.op_id));
-  add(PyLong_FromLongLong(r.phase));
+  add(PyLong_FromLongLong(r.step));
   add(PyBool_FromLong(r.all_ready != 0));
   add(PyLong_FromLongLong(r.min_pages));
   add(PyLong_FromLongLong(r.max_pages));

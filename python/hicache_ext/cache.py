@@ -28,8 +28,8 @@ from hicache_ext.flow.load_back import LoadBackOp
 from hicache_ext.flow.pools import PoolSet
 from hicache_ext.flow.prefetch import PrefetchOp
 from hicache_ext.flow.record import PrefetchRecord, Record
-from hicache_ext.flow.span import Span, window_request
-from hicache_ext.keys import namespace_seed, page_keys, token_hash
+from hicache_ext.flow.span import find_span
+from hicache_ext.keys import page_keys, token_hash
 from hicache_ext.match import Match
 from hicache_ext.pool import PagePool
 from hicache_ext.stats import CacheStats
@@ -90,6 +90,7 @@ class HiCache:
             TickSchema(names, config.num_slots, f"{config}, {self.pools.sizes(Tier.DEVICE)}"),
             group or LocalGroup(),
             digest=lambda: self.tree.digest,
+            depth=config.tick_depth,
             deadline_s=config.tick_deadline_s,
         )
 
@@ -115,27 +116,12 @@ class HiCache:
         look. The pages are in L2 once `tick` returns the op's PrefetchRecord.
         """
         self._engine.check_usable()
-        packed = pack_tokens(tokens)
-        page_bytes = 4 * self.config.page_size
-        num_usable = max(0, len(packed) - 4) // page_bytes * page_bytes
-        found = self.tree.match_prefix(packed[:num_usable], namespace)
-        rest = packed[4 * found.num_host_tokens : num_usable]
-        num_pages = len(rest) // page_bytes
-        covered = 4 * found.num_tokens >= num_usable
-        threshold = max(1, self.config.prefetch_threshold_tokens)
-        if self._ctx.store is None or covered or len(rest) < 4 * threshold:
+        if self._ctx.store is None:
             return None
-        from_root = found.num_host_tokens == 0
-        seed = namespace_seed(namespace) if from_root else self.tree.keys(found.host_node)[-1]
-        asked = {n: window_request(w, num_pages, from_root) for n, w in self._windows.items()}
-        span = Span(
-            anchor=found.host_node,
-            from_root=from_root,
-            tokens=rest,
-            keys=page_keys(rest, self.config.page_size, seed),
-            window_pages={name: n for name, n in asked.items() if n},
-        )
-        record = PrefetchRecord(self._engine.new_id(), found.num_host_tokens, len(rest) // 4)
+        span = find_span(self.tree, pack_tokens(tokens), namespace, self._windows)
+        if span is None or span.num_tokens < self.config.prefetch_threshold_tokens:
+            return None
+        record = PrefetchRecord(self._engine.new_id(), span.num_matched_tokens, span.num_tokens)
         op = PrefetchOp(self._ctx, record.op_id, span, record)
         self._prefetches[op.op_id] = op
         self._engine.add(op)
@@ -249,9 +235,12 @@ class HiCache:
     def tick(self) -> list[Record]:
         """Once per scheduler step, on every rank: agrees, applies, returns the ops that ended.
 
+        What is applied was said `tick_depth` ticks ago, on every rank.
+
         Raises:
             AgreementError: a rank is late, dead or of another opinion. The cache is then unusable;
                 `close` still gives every page back.
+            HiCacheError: the cache is closed, or another thread is in a tick.
         """
         self.publish()
         return self.apply()
@@ -261,11 +250,14 @@ class HiCache:
         self._engine.publish()
 
     def apply(self) -> list[Record]:
-        """The second half of `tick`: waits for the other ranks and applies what they agreed."""
+        """The second half of `tick`: applies what was agreed `tick_depth` ticks ago.
+
+        Waits only for ranks that have not said it yet.
+        """
         return self._ended(self._engine.apply())
 
     def drain(self) -> list[Record]:
-        """Ticks until nothing is in flight; every rank sees that at the same tick."""
+        """Ticks until nothing is in flight, no tick either; as many on every rank."""
         return self._ended(self._engine.drain())
 
     def _ended(self, records: list[Record]) -> list[Record]:

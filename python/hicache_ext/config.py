@@ -17,6 +17,7 @@ class CacheConfig:
     prefetch_threshold_tokens: int = 0  # smaller L3 hits are not worth a read
     short_window: ShortWindow = ShortWindow.KEEP_FULL
     num_slots: int = 64  # ops that can be in flight at once; more wait in line
+    tick_depth: int = 1  # steps from publish to apply; 0: the tick waits for the other ranks
     tick_deadline_s: float = 30.0  # a rank later than this is an AgreementError on the others
 
     def __post_init__(self) -> None:
@@ -28,6 +29,8 @@ class CacheConfig:
             )
         if self.num_slots <= 0:
             raise LayoutError(f"num_slots={self.num_slots} must be positive")
+        if self.tick_depth not in (0, 1):
+            raise LayoutError(f"tick_depth={self.tick_depth} must be 0 or 1")
         if self.prefetch_threshold_tokens < 0 or self.tick_deadline_s <= 0:
             raise LayoutError(
                 f"prefetch_threshold_tokens={self.prefetch_threshold_tokens}, "

@@ -42,7 +42,7 @@ inline std::vector<int64_t> min_over(const std::vector<std::vector<int64_t>>& ra
   return out;
 }
 
-// Ops and phases are the same on all ranks, the rest is as it comes.
+// Ops and steps are the same on all ranks, the rest is as it comes.
 inline Tick random_tick(uint32_t seed, int num_ranks) {
   std::mt19937_64 random(seed);
   const auto below = [&](int64_t end) { return static_cast<int64_t>(random() % end); };
@@ -54,10 +54,10 @@ inline Tick random_tick(uint32_t seed, int num_ranks) {
   for (auto& slots : tick.slots) slots.resize(tick.schema.num_slots);
   for (int slot_idx = 0; slot_idx < tick.schema.num_slots; ++slot_idx) {
     const bool used = below(4) != 0;
-    const int64_t op_id = used ? value() : kNoOp, phase = value();
+    const int64_t op_id = used ? value() : kNoOp, step = value();
     for (auto& slots : tick.slots) {
       SlotRecord& record = slots[slot_idx];
-      record = {op_id, phase, below(2), below(8) == 0, value(), {}, {}};
+      record = {op_id, step, below(2), below(8) == 0, value(), {}, {}};
       for (int i = 0; i < kMaxLanePools; ++i) {
         record.short_pages[i] = value();
         record.hits[i] = below(4) == 0 ? kLaneNeutral : value();
@@ -68,7 +68,7 @@ inline Tick random_tick(uint32_t seed, int num_ranks) {
 }
 
 inline bool same_slot(const LaneSchema& schema, const AgreedRecord& a, const AgreedRecord& b) {
-  bool same = a.op_id == b.op_id && a.phase == b.phase && a.all_ready == b.all_ready &&
+  bool same = a.op_id == b.op_id && a.step == b.step && a.all_ready == b.all_ready &&
               a.any_failed == b.any_failed && a.min_pages == b.min_pages &&
               a.max_pages == b.max_pages;
   for (int i = 0; i < schema.num_pools; ++i) {

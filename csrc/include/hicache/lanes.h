@@ -3,7 +3,7 @@
 // offset.
 //
 //   header    schema ~schema epoch ~epoch digest ~digest
-//   per slot  op ~op phase ~phase ready pages ~pages { short hit } per pool
+//   per slot  op ~op step ~step ready pages ~pages { short hit } per pool
 //
 // MIN over (x, ~x) yields the minimum and the complement of the maximum, so a pair that comes back
 // unchanged was equal on all ranks, and a maximum needs no second collective. A shortage travels
@@ -29,7 +29,7 @@ inline constexpr int64_t kLaneLimit = int64_t{1} << 62;
 inline constexpr int64_t kNoOp = -1;
 
 enum HeaderLane : int { kSchemaLane = 0, kEpochLane = 2, kDigestLane = 4, kHeaderLanes = 6 };
-enum SlotLane : int { kOpLane = 0, kPhaseLane = 2, kReadyLane = 4, kPagesLane = 5, kPoolLanes = 7 };
+enum SlotLane : int { kOpLane = 0, kStepLane = 2, kReadyLane = 4, kPagesLane = 5, kPoolLanes = 7 };
 
 struct LaneSchema {
   int64_t hash;  // of the format and the pool names, the same on every rank
@@ -45,7 +45,7 @@ struct LaneHeader {
 // What this rank says about one slot.
 struct SlotRecord {
   int64_t op_id;  // kNoOp: this rank does not use the slot, and the rest is not read
-  int64_t phase;
+  int64_t step;
   int64_t ready;   // 0 or 1
   int64_t failed;  // 0 or 1; a failed rank has no say but this
   int64_t num_pages;
@@ -56,7 +56,7 @@ struct SlotRecord {
 // What all ranks say together.
 struct AgreedRecord {
   int64_t op_id;
-  int64_t phase;
+  int64_t step;
   int64_t all_ready;
   int64_t any_failed;
   int64_t min_pages;
@@ -96,7 +96,7 @@ HICACHE_HD void pack_header(const LaneSchema& schema, const LaneHeader& header, 
 
 HICACHE_HD void pack_unused_slot(const LaneSchema& schema, int64_t* lanes) {
   pack_pair(kNoOp, lanes + kOpLane);
-  for (int field = kPhaseLane; field < slot_lanes(schema); ++field) lanes[field] = kLaneNeutral;
+  for (int field = kStepLane; field < slot_lanes(schema); ++field) lanes[field] = kLaneNeutral;
 }
 
 // `lanes` points at the slot's first lane.
@@ -104,7 +104,7 @@ HICACHE_HD void pack_slot(const LaneSchema& schema, const SlotRecord& record, in
   if (record.op_id == kNoOp) return pack_unused_slot(schema, lanes);
   const bool failed = record.failed != 0;
   pack_pair(record.op_id, lanes + kOpLane);
-  pack_pair(record.phase, lanes + kPhaseLane);
+  pack_pair(record.step, lanes + kStepLane);
   lanes[kReadyLane] = failed ? kLaneFailed : record.ready;
   lanes[kPagesLane] = failed ? kLaneFailed : record.num_pages;
   lanes[kPagesLane + 1] = failed ? kLaneNeutral : ~record.num_pages;
@@ -153,7 +153,7 @@ HICACHE_HD int64_t clamp_failed(int64_t value) { return value < 0 ? 0 : value; }
 // Reads a verified slot. `lanes` points at its first lane.
 HICACHE_HD void agree_slot(const LaneSchema& schema, const int64_t* lanes, AgreedRecord* out) {
   out->op_id = lanes[kOpLane];
-  out->phase = lanes[kPhaseLane];
+  out->step = lanes[kStepLane];
   out->any_failed = lanes[kReadyLane] == kLaneFailed;
   out->all_ready = lanes[kReadyLane] == 1;
   out->min_pages = clamp_failed(lanes[kPagesLane]);

@@ -16,7 +16,7 @@ HEADER_DTYPE = np.dtype([("epoch", np.int64), ("digest", np.int64)])
 SLOT_DTYPE = np.dtype(
     [
         ("op_id", np.int64),  # -1: the slot is unused
-        ("phase", np.int64),
+        ("step", np.int64),
         ("ready", np.int64),
         ("failed", np.int64),
         ("num_pages", np.int64),

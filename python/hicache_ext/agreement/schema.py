@@ -22,7 +22,7 @@ NO_OP = -1
 """What the op lane of an unused slot carries, as `slot[i].op` in an error shows it."""
 
 _HEADER = ("schema", "~schema", "epoch", "~epoch", "digest", "~digest")
-_SLOT = ("op", "~op", "phase", "~phase", "ready", "pages", "~pages")
+_SLOT = ("op", "~op", "step", "~step", "ready", "pages", "~pages")
 
 
 class SlotState(NamedTuple):
@@ -32,7 +32,7 @@ class SlotState(NamedTuple):
     """
 
     op_id: int
-    phase: int
+    step: int
     ready: bool
     num_pages: int
     short: tuple[int, ...]
@@ -47,7 +47,7 @@ class AgreedSlot(NamedTuple):
     """What all ranks say together about the op in one slot; the same value on every rank."""
 
     op_id: int
-    phase: int
+    step: int
     all_ready: bool
     """False also when any rank failed."""
     min_pages: int
@@ -156,7 +156,7 @@ def unpack(
     of the tree is verified against `digest` if that is given, else only among the ranks.
 
     AgreementError names the first lane that is not equal on all ranks (schema, epoch, digest, an
-    op or its phase, a slot that one rank uses and another does not), this rank's value and the
+    op or its step, a slot that one rank uses and another does not), this rank's value and the
     smallest and largest of all. Nothing of such a tick may be applied.
     """
     if isinstance(slots_mine, np.ndarray):

@@ -47,7 +47,7 @@ class BackupOp(TransferOp):
         self._plan = self._ctx.tree.begin_backup(self._node)
         self._unpin()
         if self._plan is None:
-            self._phase = Phase.DONE
+            self._enter(Phase.DONE)
             return False
         self.record.num_pages = dict(self._plan.num_pages)
         self._sources = self._plan.device_pages
@@ -56,17 +56,17 @@ class BackupOp(TransferOp):
     @property
     def in_tree(self) -> bool:
         """The host pages are attached or given up: a backup further down may start."""
-        return self._phase in (Phase.STORE, Phase.DONE)
+        return self.phase in (Phase.STORE, Phase.DONE)
 
     def state(self) -> SlotState:
-        if self._phase != Phase.STORE:
+        if self.phase != Phase.STORE:
             return super().state()
         zeros = (0,) * len(self._ctx.pools.names)
         ready = self._store is None or self._store.done()
-        return SlotState(self.op_id, self._phase, ready, 0, zeros, zeros)
+        return SlotState(self.op_id, self.step, ready, 0, zeros, zeros)
 
     def apply(self, agreed: AgreedSlot) -> bool:
-        if self._phase != Phase.STORE:
+        if self.phase != Phase.STORE:
             return super().apply(agreed)
         return agreed.all_ready and self._apply_store()
 
@@ -83,7 +83,7 @@ class BackupOp(TransferOp):
             return self._finish(Outcome.COMMITTED)
         writes = self._lock_writes()
         self._store = self._ctx.io.submit(lambda: self._write(writes))
-        self._phase = Phase.STORE
+        self._enter(Phase.STORE)
         return False
 
     def _lock_writes(self) -> Writes:

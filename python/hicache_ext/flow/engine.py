@@ -1,10 +1,17 @@
-"""Runs the flows of one rank: one fixed-shape collective per tick moves all ops by its result."""
+"""Runs the flows of one rank: one fixed-shape collective per tick moves all ops by its result.
+
+Pipelined: at depth 1 tick k publishes epoch k and applies epoch k - 1, whatever else has arrived,
+so that all ranks apply the same one. The collective has a whole scheduler step of time, and a rank
+waits only for a peer that is a whole step behind. At depth 0 tick k applies epoch k.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from hicache_ext.agreement.group import Group
 from hicache_ext.agreement.schema import Lanes, TickSchema, pack, unpack
@@ -16,24 +23,40 @@ from hicache_ext.flow.record import Record
 DRAIN_PAUSE_S = 0.0002  # between ticks that ended nothing: the I/O threads want the core more
 
 
+class Published(NamedTuple):
+    """A tick that was issued and is not yet applied."""
+
+    epoch: int
+    lanes: Lanes  # what this rank said
+
+
 class FlowEngine:
     """The ops in flight and the tick that moves them."""
 
     def __init__(
-        self, schema: TickSchema, group: Group, digest: Callable[[], int], deadline_s: float
+        self,
+        schema: TickSchema,
+        group: Group,
+        digest: Callable[[], int],
+        *,
+        depth: int,
+        deadline_s: float,
     ) -> None:
         self._schema = schema
         self._group = group
         self._digest = digest
+        self._depth = depth
         self._deadline_s = deadline_s
         self._ops = OpTable(schema.num_slots)
         self._backups: deque[BackupOp] = deque()
         self._copying: BackupOp | None = None
-        self._published: Lanes | None = None
+        self._published: deque[Published] = deque()
+        self._may_apply = False
         self._epoch = 0
         self._num_ops = 0
         self._broken: AgreementError | None = None
         self._closed = False
+        self._alone = Alone()
 
     @property
     def num_in_flight(self) -> int:
@@ -60,37 +83,30 @@ class FlowEngine:
 
     def publish(self) -> None:
         """Says how far this rank is; does not wait."""
-        self.check_usable()
-        if self._published is not None:
-            raise HiCacheError(f"publish twice without apply: tick {self._epoch} is not applied")
-        while self._backups and (self._copying is None or self._copying.in_tree):
-            op = self._backups.popleft()
-            if op.begin(self.new_id()):
-                self._copying = op
-                self._ops.add(op)
-        self._ops.admit()
-        self._epoch += 1
-        lanes = pack(self._schema, self._epoch, self._digest(), self._ops.states())
-        try:
-            self._group.issue(lanes)
-        except AgreementError as error:
-            self._broken = error
-            raise
-        self._published = lanes
+        with self._alone:
+            self.check_usable()
+            if self._may_apply:
+                raise HiCacheError(f"publish twice: tick {self._epoch} waits for its apply")
+            self._begin_backup()
+            self._ops.admit()
+            self._epoch += 1
+            lanes = pack(self._schema, self._epoch, self._digest(), self._ops.states())
+            try:
+                self._group.issue(lanes)
+            except AgreementError as error:
+                self._broken = error
+                raise
+            self._published.append(Published(self._epoch, lanes))
+            self._may_apply = True
 
     def apply(self) -> list[Record]:
-        """Waits for the other ranks and applies what was agreed; returns the ops that ended."""
-        self.check_usable()
-        if self._published is None:
-            raise HiCacheError("apply without a publish before it")
-        try:
-            lanes = self._group.result(self._deadline_s)
-            agreed = unpack(self._schema, lanes, self._epoch, self._published)
-        except AgreementError as error:
-            self._broken = error
-            raise
-        self._published = None
-        return [op.record for op in self._ops.apply(agreed)]
+        """Applies what was agreed `depth` ticks ago; returns the ops that ended."""
+        with self._alone:
+            self.check_usable()
+            if not self._may_apply:
+                raise HiCacheError("apply without a publish before it")
+            self._may_apply = False
+            return self._apply_oldest() if len(self._published) > self._depth else []
 
     def drain(self) -> list[Record]:
         """Ticks until nothing is in flight; every rank sees that at the same tick."""
@@ -101,6 +117,10 @@ class FlowEngine:
             records += ended
             if not ended:
                 time.sleep(DRAIN_PAUSE_S)
+        with self._alone:
+            self.check_usable()
+            while self._published:  # no op is left that it could move, but all have agreed on it
+                self._apply_oldest()
         return records
 
     def close(self) -> None:
@@ -111,3 +131,35 @@ class FlowEngine:
         while self._backups:
             self._backups.pop().cancel()
         self._ops.cancel_all()
+
+    def _begin_backup(self) -> None:
+        while self._backups and (self._copying is None or self._copying.in_tree):
+            op = self._backups.popleft()
+            if op.begin(self.new_id()):
+                self._copying = op
+                self._ops.add(op)
+
+    def _apply_oldest(self) -> list[Record]:
+        """Waits for ranks that have not issued it yet."""
+        epoch, mine = self._published[0]
+        try:
+            agreed = unpack(self._schema, self._group.result(self._deadline_s), epoch, mine)
+        except AgreementError as error:
+            self._broken = error
+            raise
+        self._published.popleft()
+        return [op.record for op in self._ops.apply(agreed)]
+
+
+class Alone:
+    """A scope for one thread at a time; one that finds another in it raises, it does not wait."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise HiCacheError("tick from two threads: one scheduler thread ticks")
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()

@@ -5,6 +5,10 @@
 Every rank creates the same ops in the same order, so slot i holds the same op everywhere; the tick
 verifies that. `state()` says how far this rank is, `apply()` gets the minimum over all ranks and
 is the only place where an op changes its phase.
+
+A pipelined tick brings what was said one step ago, and the op may have moved on since. So an op
+counts its transitions, the count travels in the slot, and a result for an older one is dropped: on
+every rank, since all have applied the same ticks.
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Protocol
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.record import Record
@@ -30,26 +33,40 @@ class Phase(IntEnum):
     DONE = 7
 
 
-class Op(Protocol):
-    """One op of a flow."""
+_STEP = 16  # above every phase
 
-    op_id: int
 
-    @property
-    def record(self) -> Record:
+class Op:
+    """One op of a flow, on one rank."""
+
+    def __init__(self, op_id: int, record: Record, phase: Phase) -> None:
+        self.op_id = op_id
+        self.record = record
         """How it ended; complete once `apply` has returned True."""
+        self.phase = phase
+        self.step: int = phase
+        """The phase and the number of transitions so far; the same on every rank."""
+
+    def _enter(self, phase: Phase) -> None:
+        """Takes a transition, maybe to the same phase: what the ranks said before it is void."""
+        self.phase = phase
+        self.step = (self.step // _STEP + 1) * _STEP + phase
 
     def start(self) -> None:
         """Got its slot; may begin local work."""
+        raise NotImplementedError
 
     def state(self) -> SlotState:
         """What this rank publishes in the coming tick."""
+        raise NotImplementedError
 
     def apply(self, agreed: AgreedSlot) -> bool:
         """Moves on by what all ranks agreed; True when the op is over and owns nothing any more."""
+        raise NotImplementedError
 
     def cancel(self) -> None:
         """Gives everything back without asking the other ranks: this rank is shutting down."""
+        raise NotImplementedError
 
 
 class OpTable:
@@ -79,11 +96,16 @@ class OpTable:
         return {slot: op.state() for slot, op in enumerate(self._slots) if op is not None}
 
     def apply(self, agreed: Mapping[int, AgreedSlot]) -> list[Op]:
-        """Applies a tick's result in op order; returns the ops that it finished."""
-        held = [(op.op_id, slot, op) for slot, op in enumerate(self._slots) if op is not None]
+        """Applies a tick's result in op order; returns the ops that it finished.
+
+        What was said about a step that is over, or about an op that has left its slot, is dropped.
+        """
         finished = []
-        for _, slot, op in sorted(held, key=lambda entry: entry[0]):
-            if op.apply(agreed[slot]):
+        for slot, result in sorted(agreed.items(), key=lambda item: item[1].op_id):
+            op = self._slots[slot]
+            if op is None or (op.op_id, op.step) != (result.op_id, result.step):
+                continue
+            if op.apply(result):
                 self._slots[slot] = None
                 finished.append(op)
         return finished

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.context import FlowContext
 from hicache_ext.flow.io import settle
-from hicache_ext.flow.op import Phase
+from hicache_ext.flow.op import Op, Phase
 from hicache_ext.flow.record import Outcome, PrefetchRecord
 from hicache_ext.flow.reserve import Reservation, Verdict
 from hicache_ext.flow.span import Span, commit_span
@@ -62,15 +62,15 @@ def read_leading(
     return num_read
 
 
-class PrefetchOp:
+class PrefetchOp(Op):
     """One prefetch on one rank."""
 
+    record: PrefetchRecord
+
     def __init__(self, ctx: FlowContext, op_id: int, span: Span, record: PrefetchRecord) -> None:
-        self.op_id = op_id
-        self.record = record
+        super().__init__(op_id, record, Phase.QUERY)
         self._ctx = ctx
         self._span = span
-        self._phase = Phase.QUERY
         self._stop = threading.Event()
         self._endpoints: list[int] | None = None  # unknown until the query is back
         self._proposal = 0
@@ -93,21 +93,21 @@ class PrefetchOp:
     def state(self) -> SlotState:
         zeros = (0,) * len(self._ctx.pools.names)
         ready, num_pages, short, hits = True, 0, zeros, zeros
-        if self._phase == Phase.QUERY:
+        if self.phase == Phase.QUERY:
             ready = self._query_is_back()
             num_pages = self._proposal
-        elif self._phase == Phase.RESERVE and self._reservation is not None:
+        elif self.phase == Phase.RESERVE and self._reservation is not None:
             short = self._reservation.short()
-        elif self._phase == Phase.READ and self._read is not None:
+        elif self.phase == Phase.READ and self._read is not None:
             ready = self._read.done()
             if ready:
                 arrived = self._arrived()
                 num_pages = arrived.num_full
                 hits = tuple(arrived.num_window.get(n, 0) for n in self._ctx.pools.names)
-        elif self._phase == Phase.DRAIN:
+        elif self.phase == Phase.DRAIN:
             ready = all(f is None or f.done() for f in (self._query, self._read))
-        failed = self._stop.is_set() and self._phase != Phase.DRAIN
-        return SlotState(self.op_id, self._phase, ready, num_pages, short, hits, failed)
+        failed = self._stop.is_set() and self.phase != Phase.DRAIN
+        return SlotState(self.op_id, self.step, ready, num_pages, short, hits, failed)
 
     def _ask_store(self) -> list[int]:
         """The endpoints of the span that this rank's store can restore. Runs on an I/O thread."""
@@ -135,17 +135,17 @@ class PrefetchOp:
     # -- what all ranks agreed ---------------------------------------------------------------
 
     def apply(self, agreed: AgreedSlot) -> bool:
-        if agreed.any_failed and self._phase != Phase.DRAIN:
+        if agreed.any_failed and self.phase != Phase.DRAIN:
             self._stop.set()
-            self._phase = Phase.DRAIN
+            self._enter(Phase.DRAIN)
             return False
         if not agreed.all_ready:
             return False
-        if self._phase == Phase.QUERY:
+        if self.phase == Phase.QUERY:
             return self._apply_query(agreed)
-        if self._phase == Phase.RESERVE:
+        if self.phase == Phase.RESERVE:
             return self._apply_reserve(agreed)
-        if self._phase == Phase.READ:
+        if self.phase == Phase.READ:
             return self._apply_read(agreed)
         return self._finish(Outcome.ABORTED, "aborted")
 
@@ -156,6 +156,7 @@ class PrefetchOp:
             # skipped (it is at most every proposal), so this ends at the largest common one.
             below = [e for e in self._endpoints or () if e <= agreed.min_pages]
             self._proposal = max(below, default=0)
+            self._enter(Phase.QUERY)
             return False
         num_hit = agreed.min_pages
         self.record.num_hit_tokens = num_hit * self._ctx.page_size
@@ -169,7 +170,7 @@ class PrefetchOp:
         self._reservation = Reservation(
             self._ctx.pools, Tier.HOST, need, self._ctx.evict_for_reserve
         )
-        self._phase = Phase.RESERVE
+        self._enter(Phase.RESERVE)
         return False
 
     def _apply_reserve(self, agreed: AgreedSlot) -> bool:
@@ -181,7 +182,9 @@ class PrefetchOp:
             held = self._reservation.pages
             self._ctx.pools.move(Tier.HOST, held, PageState.IO)
             self._read = self._ctx.io.submit(lambda: self._read_pages(held))
-            self._phase = Phase.READ
+            self._enter(Phase.READ)
+        else:
+            self._enter(Phase.RESERVE)  # votes once more
         return False
 
     def _read_pages(self, held: Mapping[str, list[int]]) -> Arrived:
@@ -244,7 +247,7 @@ class PrefetchOp:
         self.record.outcome = outcome
         if loss:
             self.record.losses.append(loss)
-        self._phase = Phase.DONE
+        self._enter(Phase.DONE)
         return True
 
     def cancel(self) -> None:

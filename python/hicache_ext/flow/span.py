@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from hicache_ext.flow.context import FlowContext, ShortWindow
 from hicache_ext.flow.record import PrefetchRecord
+from hicache_ext.keys import namespace_seed, page_keys
 from hicache_ext.tier import Tier
+from hicache_ext.tree.radix import RadixTree
 
 
 def window_request(num_window: int, num_span: int, from_root: bool) -> int:
@@ -26,10 +28,15 @@ class Span:
     """`len(keys)` pages that follow the node `anchor`."""
 
     anchor: int
+    num_matched_tokens: int  # up to the anchor: what L2 has
     from_root: bool
     tokens: bytes  # u32-LE, from the anchor on
     keys: list[bytes]  # one per page
     window_pages: dict[str, int]  # per window pool that is asked for
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens) // 4
 
     def need(self, num_pages: int) -> dict[str, int]:
         """Host pages per pool for the first `num_pages` and the window that ends there."""
@@ -42,6 +49,33 @@ class Span:
         self.tokens = self.tokens[: num_pages * page_bytes]
         self.keys = self.keys[:num_pages]
         self.window_pages = {n: min(w, num_pages) for n, w in self.window_pages.items()}
+
+
+def find_span(
+    tree: RadixTree, tokens: bytes, namespace: bytes, windows: Mapping[str, int]
+) -> Span | None:
+    """What L1 and L2 lack of `tokens` (u32-LE), less one to compute; None if they lack nothing.
+
+    `windows`: pages of the window per pool that has one.
+    """
+    page_bytes = 4 * tree.page_size
+    num_usable = max(0, len(tokens) - 4) // page_bytes * page_bytes
+    found = tree.match_prefix(tokens[:num_usable], namespace)
+    rest = tokens[4 * found.num_host_tokens : num_usable]
+    if 4 * found.num_tokens >= num_usable or not rest:
+        return None
+    from_root = found.num_host_tokens == 0
+    seed = namespace_seed(namespace) if from_root else tree.keys(found.host_node)[-1]
+    keys = page_keys(rest, tree.page_size, seed)
+    asked = {name: window_request(w, len(keys), from_root) for name, w in windows.items()}
+    return Span(
+        anchor=found.host_node,
+        num_matched_tokens=found.num_host_tokens,
+        from_root=from_root,
+        tokens=rest,
+        keys=keys,
+        window_pages={name: num_pages for name, num_pages in asked.items() if num_pages},
+    )
 
 
 def commit_span(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.context import FlowContext
-from hicache_ext.flow.op import Phase
+from hicache_ext.flow.op import Op, Phase
 from hicache_ext.flow.pools import Copies, Pages
 from hicache_ext.flow.record import Outcome, TransferRecord
 from hicache_ext.flow.reserve import Reservation, Verdict
@@ -18,18 +18,18 @@ from hicache_ext.pool import PageState
 from hicache_ext.tier import Tier
 
 
-class TransferOp:
+class TransferOp(Op):
     """One transfer on one rank. The subclass holds the tree's plan, whose pages are pinned."""
+
+    record: TransferRecord
 
     def __init__(
         self, ctx: FlowContext, record: TransferRecord, tier: Tier, sources: Pages
     ) -> None:
-        self.op_id = record.op_id
-        self.record = record
+        super().__init__(record.op_id, record, Phase.RESERVE)
         self._ctx = ctx
         self._tier = tier
         self._sources = sources
-        self._phase = Phase.RESERVE
         self._reservation: Reservation | None = None
         self._copies: Copies | None = None
         self._error: Exception | None = None
@@ -58,22 +58,22 @@ class TransferOp:
     def state(self) -> SlotState:
         zeros = (0,) * len(self._ctx.pools.names)
         ready, short = True, zeros
-        if self._phase == Phase.RESERVE and self._reservation is not None:
+        if self.phase == Phase.RESERVE and self._reservation is not None:
             short = self._reservation.short()
-        elif self._phase in (Phase.COPY, Phase.DRAIN):
+        elif self.phase in (Phase.COPY, Phase.DRAIN):
             ready = self._copy_stopped()
-        failed = self._error is not None and self._phase == Phase.COPY
-        return SlotState(self.op_id, self._phase, ready, 0, short, zeros, failed)
+        failed = self._error is not None and self.phase == Phase.COPY
+        return SlotState(self.op_id, self.step, ready, 0, short, zeros, failed)
 
     def apply(self, agreed: AgreedSlot) -> bool:
-        if agreed.any_failed and self._phase == Phase.COPY:
-            self._phase = Phase.DRAIN
+        if agreed.any_failed and self.phase == Phase.COPY:
+            self._enter(Phase.DRAIN)
             return False
         if not agreed.all_ready:
             return False
-        if self._phase == Phase.RESERVE:
+        if self.phase == Phase.RESERVE:
             return self._apply_reserve(agreed)
-        if self._phase == Phase.COPY:
+        if self.phase == Phase.COPY:
             return self._apply_copy()
         self._give_back()
         return self._finish(Outcome.FAILED)
@@ -84,10 +84,12 @@ class TransferOp:
         if verdict == Verdict.REFUSED:
             self._abandon()
             return self._finish(Outcome.CAPACITY)
-        if verdict == Verdict.GRANTED:
+        if verdict == Verdict.AGAIN:
+            self._enter(Phase.RESERVE)
+        elif verdict == Verdict.GRANTED:
             pages = self._reservation.pages
             self._ctx.pools.move(self._tier, pages, PageState.IO)
-            self._phase = Phase.COPY
+            self._enter(Phase.COPY)
             try:
                 self._copies = self._ctx.pools.copy(self._tier, self._sources, pages)
             except Exception as error:  # the other ranks hear of it in the next tick
@@ -121,7 +123,7 @@ class TransferOp:
         if self._reservation is None:
             return {}
         pages, self._reservation.pages = self._reservation.pages, {}
-        if self._phase in (Phase.COPY, Phase.DRAIN):
+        if self.phase in (Phase.COPY, Phase.DRAIN):
             self._ctx.pools.move(self._tier, pages, PageState.RESERVED)
         return pages
 
@@ -133,7 +135,7 @@ class TransferOp:
         self.record.outcome = outcome
         if self._error is not None:
             self.record.local_errors.append(f"copy failed: {self._error!r}")
-        self._phase = Phase.DONE
+        self._enter(Phase.DONE)
         self._copies = self._error = None  # tickets and tracebacks hold on to the pools' buffers
         return True
 
@@ -141,6 +143,6 @@ class TransferOp:
         """Shutting down: waits for a copy under way, then gives everything back."""
         if self._copies is not None:
             self._copies.wait()
-        if self._phase in (Phase.RESERVE, Phase.COPY, Phase.DRAIN):
+        if self.phase in (Phase.RESERVE, Phase.COPY, Phase.DRAIN):
             self._give_back()
         self._finish(Outcome.ABORTED)

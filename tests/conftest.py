@@ -1,0 +1,21 @@
+"""Every test of a module that drives caches through `ranks` runs at both depths of the tick."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if {"Rank", "Ranks", "Traffic"} & set(vars(metafunc.module)):
+        metafunc.parametrize("tick_depth", [0, 1], indirect=True, ids=["depth0", "depth1"])
+
+
+@pytest.fixture(autouse=True)
+def tick_depth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int | None:
+    """The depth of caches that do not ask for another, those in child processes included."""
+    depth: int | None = getattr(request, "param", None)
+    if depth is not None:
+        monkeypatch.setenv(sys.modules["ranks"].DEPTH_VARIABLE, str(depth))
+    return depth

@@ -1,0 +1,134 @@
+"""The tick: what it applies and when; ranks that do not take part as agreed are told."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from ranks import Rank, Ranks, publish
+from spans import fill_stores, make_tokens
+
+from hicache_ext.agreement.local import LocalGroup
+from hicache_ext.errors import AgreementError, HiCacheError, LayoutError
+from hicache_ext.flow.record import Outcome
+
+
+def test_a_tick_applies_what_was_said_depth_ticks_ago() -> None:
+    """A miss is known at once, and ends with the tick that carries it and no other."""
+    ranks = Ranks(2)
+    ranks.each(lambda r: r.cache.prefetch(make_tokens(4)))
+    for tick in range(4):
+        ranks.each(lambda r: r.cache.publish())
+        records = ranks.each(lambda r: r.cache.apply())
+        assert [len(mine) for mine in records] == [int(tick == ranks[0].depth)] * 2, tick
+    ranks.close()
+
+
+def test_a_rank_that_is_behind_applies_what_the_others_applied(tick_depth: int) -> None:
+    """When rank 1 applies tick k - 1, tick k is complete as well; for rank 0 it was not."""
+    if tick_depth == 0:
+        pytest.skip("nothing is in flight between two ticks")
+    ranks = Ranks(2)
+    tokens = make_tokens(4)
+    fill_stores(ranks, tokens)
+    ranks.each(lambda r: r.cache.prefetch(tokens))
+    ended = []
+    for tick in range(8):
+        records = ranks.each(lambda r: r.cache.tick())  # one rank after the other
+        ranks.check()
+        outcomes = [[record.outcome for record in mine] for mine in records]
+        assert outcomes[0] == outcomes[1], tick
+        ended += outcomes[0]
+    assert ended == [Outcome.COMMITTED]
+    ranks.close()
+
+
+def test_a_slot_that_another_op_has_taken_does_not_get_the_result_of_the_last() -> None:
+    """Both ask, and are in the same step: the miss of the first is not one of the second."""
+    ranks = Ranks(2, num_slots=1)
+    tokens = make_tokens(4)
+    fill_stores(ranks, tokens)
+    ranks.each(lambda r: r.cache.prefetch(make_tokens(4, start=500)))
+    ranks.each(lambda r: r.cache.prefetch(tokens))
+    outcomes = [[record.outcome for record in mine] for mine in ranks.drain()]
+    assert outcomes == [[Outcome.MISS, Outcome.COMMITTED]] * 2
+    ranks.close()
+
+
+def test_drain_leaves_no_tick_behind(tick_depth: int) -> None:
+    """A cache that comes after in the same group begins where the first one ended."""
+    group = LocalGroup()
+    for _ in range(2):
+        rank = Rank(0, group)
+        rank.cache.prefetch(make_tokens(4))
+        assert len(rank.cache.tick()) == 1 - tick_depth
+        assert len(rank.cache.drain()) == tick_depth
+        assert not group.ready()
+        rank.close()
+
+
+def test_a_tick_after_close() -> None:
+    rank = Rank(0, LocalGroup())
+    rank.cache.tick()
+    rank.cache.close()
+    for call in (rank.cache.tick, rank.cache.publish, rank.cache.apply, rank.cache.drain):
+        with pytest.raises(HiCacheError, match="the cache is closed"):
+            call()
+    rank.close()
+
+
+def test_a_tick_from_two_threads() -> None:
+    """One waits for its peer inside the tick; the other is refused, and breaks nothing."""
+    group, entered, go_on = LocalGroup(), threading.Event(), threading.Event()
+    rank = Rank(0, group)
+    inner = group.issue
+
+    def slow(lanes: Any) -> None:
+        entered.set()
+        assert go_on.wait(20)
+        inner(lanes)
+
+    group.issue = slow  # type: ignore[method-assign]
+    ticking = threading.Thread(target=rank.cache.tick)
+    ticking.start()
+    assert entered.wait(20)
+    for call in (rank.cache.tick, rank.cache.apply, rank.cache.drain):
+        with pytest.raises(HiCacheError, match="two threads"):
+            call()
+    go_on.set()
+    ticking.join(20)
+    rank.cache.tick()
+    rank.close()
+
+
+@pytest.mark.parametrize("num_ops", [0, 1, 7, 100])
+def test_one_collective_in_each_tick(num_ops: int) -> None:
+    """Of one length, for any number of ops, also when nothing is in flight."""
+    group = LocalGroup()
+    rank = Rank(0, group, num_slots=8)
+    inner, sizes = group.issue, []
+    group.issue = lambda lanes: (sizes.append(lanes.size), inner(lanes))[1]  # type: ignore[method-assign]
+    for i in range(num_ops):
+        rank.cache.prefetch(make_tokens(4, start=1000 * i))
+    for num_ticks in range(1, 6):
+        rank.cache.tick()
+        assert len(sizes) == num_ticks and len(set(sizes)) == 1
+    rank.close()
+
+
+@pytest.mark.parametrize("depth", [-1, 2])
+def test_a_depth_that_groups_do_not_have(depth: int) -> None:
+    with pytest.raises(LayoutError, match=f"tick_depth={depth}"):
+        Rank(0, LocalGroup(), tick_depth=depth)
+
+
+def test_ranks_of_another_depth_are_told() -> None:
+    groups = LocalGroup.simulated(2)
+    ranks = [Rank(i, group, tick_depth=i) for i, group in enumerate(groups)]
+    publish(ranks[1:])
+    ranks[0].cache.publish()
+    for rank in ranks:
+        with pytest.raises(AgreementError, match="schema"):
+            rank.cache.apply()
+        rank.close()
