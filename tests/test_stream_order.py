@@ -165,6 +165,26 @@ def test_one_event_between_two_streams() -> None:
         assert destroy == f"destroy {event}"  # which the wait outlives
 
 
+def test_every_layer_of_a_table_has_its_producer() -> None:
+    """One of them writes the second layer while the copy is asked for."""
+    row = LayoutSpec.opaque(num_pages=4, row_bytes=8)
+    ends = []
+    for seed in range(10):
+        with emulated_cuda(seed=seed) as cuda:
+            producer, mine = cuda.create_stream(), cuda.create_stream()
+            layers = [InUse(cuda, np.zeros((4, 8), np.uint8), producer, i == 1) for i in range(2)]
+            ones = EmulatedArray(cuda, np.ones(32, np.uint8))
+            second = PagedBuffer(EmulatedArrayView(layers[1]), row)
+            writing = copy_pages(PagedBuffer(ones, row), ALL, second, ALL, stream=producer)
+            table = PagedBuffer.from_tables(layers, axes="page,dim")
+            out = pinned(cuda, np.zeros(2 * 32, np.uint8))
+            packed = LayoutSpec.opaque(num_pages=4, row_bytes=8, num_layers=2)
+            copy_pages(table, ALL, PagedBuffer(out, packed), ALL, stream=mine).wait()
+            writing.wait()
+            ends.append(out[32:].tolist() == [1] * 32)
+    assert all(ends)
+
+
 def test_a_producer_that_names_no_stream_that_can_be_is_refused() -> None:
     with emulated_cuda() as cuda:
         target = pinned(cuda, filled(0))
