@@ -80,7 +80,7 @@ UNUSED = "-1 (slot unused)"
         ),
         ({"slots": {}}, "slot[2].op", ("7", UNUSED)),
         ({"slots": {2: STATE._replace(op_id=9)}}, "slot[2].op", ("7", "9")),
-        ({"slots": {2: STATE._replace(phase=18)}}, "slot[2].phase", ("1", "18")),
+        ({"slots": {2: STATE._replace(step=18)}}, "slot[2].step", ("1", "18")),
         ({"slots": {2: STATE, 1: STATE._replace(op_id=8)}}, "slot[1].op", (UNUSED, "8")),
     ],
 )
