@@ -22,7 +22,7 @@ from hicache_ext.errors import LayoutError
 from hicache_ext.layout import Planes
 from hicache_ext.plan import Plan
 
-QUICK = settings(max_examples=300, deadline=None, derandomize=True, print_blob=True)
+QUICK = settings(max_examples=200, deadline=None, derandomize=True, print_blob=True)
 LONG = settings(max_examples=5000, deadline=None, print_blob=True)
 
 ON_CPU = [
