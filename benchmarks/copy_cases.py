@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,7 +104,12 @@ class Case:
             part.result()
 
 
-def make_cases(num_pages: int, page_size: int, num_layers: int) -> Iterator[Case]:
+def make_cases(
+    num_pages: int,
+    page_size: int,
+    num_layers: int,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+) -> Iterator[Case]:
     """All pairs over one source and one destination, in memory as a pool of this package has it:
     4 KiB-aligned, huge pages advised. No two words of the source are alike.
     """
@@ -112,7 +117,7 @@ def make_cases(num_pages: int, page_size: int, num_layers: int) -> Iterator[Case
     arrays = [HostBuffer(num_bytes, pin=PinMode.NEVER).array for _ in range(2)]
     arrays[0].view(np.uint64)[:] = np.arange(num_bytes // 8, dtype=np.uint64)
     ids = np.array(random.Random(page_size).sample(range(num_pages), num_pages))
-    for src_name, dst_name in PAIRS:
+    for src_name, dst_name in pairs:
         specs = (spec_of(name, num_pages, page_size, num_layers) for name in (src_name, dst_name))
         src, dst = (PagedBuffer(*pair) for pair in zip(arrays, specs, strict=True))
         yield Case(src_name, dst_name, src, dst, ids)

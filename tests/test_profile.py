@@ -73,6 +73,29 @@ def test_a_copy_shows_executor_bytes_and_runs(recorder: dict[str, Path], tmp_pat
     assert len(ranges_of(calls)) == 2
 
 
+def test_slots_show_what_they_move(recorder: dict[str, Path], tmp_path: Path) -> None:
+    calls = record(
+        recorder["schemas"],
+        tmp_path,
+        """
+        from hicache_ext.errors import LayoutError
+        from hicache_ext.staging import Slots, gather_slots, scatter_slots
+        slots = Slots(np.zeros(4 * 4096, np.uint8), src.spec)
+        gather_slots(src, [2, 0, 1], slots)
+        scatter_slots(slots, src, [3])
+        try: gather_slots(src, [9], slots)
+        except LayoutError: pass
+        """,
+    )
+    assert whats(calls) == ["start", "push", "pop", "end"] * 3
+    pushed = [call.words for call in calls if call.what == "push"]
+    names_and_bytes = [(words[1], words[4]) for words in pushed]
+    page_bytes = LayoutSpec.make("layer_first", **SHAPE).page_bytes
+    gathers = [("gather_slots", str(n * page_bytes)) for n in (3, 1)]
+    assert names_and_bytes == [gathers[0], ("scatter_slots", str(page_bytes)), gathers[1]]
+    assert len(ranges_of(calls)) == 3
+
+
 def test_a_tool_without_schemas_sees_bytes(recorder: dict[str, Path], tmp_path: Path) -> None:
     calls = record(recorder["plain"], tmp_path, "copy_pages(src, [1, 2], dst, [0, 3])")
     plan = make_plan(*(LayoutSpec.make(n, **SHAPE) for n in ("layer_first", "page_unified")))

@@ -1,8 +1,6 @@
 // Copies of pages on the CPU: the reference, and threads with wide stores.
 #include "hicache/copy.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -16,12 +14,6 @@ namespace hicache {
 namespace {
 
 constexpr int64_t kTaskBytes = int64_t{1} << 20;
-
-// Up to here a copy is likely read soon from the cache that it stays in, its source beside it.
-int64_t max_cached_bytes() {
-  static const int64_t cache_bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return cache_bytes > 0 ? cache_bytes / 4 : int64_t{8} << 20;
-}
 
 // Copies the units [begin, end).
 void copy_units(const CopyParams& params, const Tiling& tiling, uint32_t begin, uint32_t end,
@@ -62,13 +54,11 @@ std::vector<Task> tasks_of(const Pass& pass) {
   return tasks;
 }
 
-CopyStripFn choose(const CopySet& set, Isa isa) {
-  const CopyStripFn widest = streaming(resolve_isa(isa));
-  if (isa != Isa::kAuto) return widest;
-  int64_t num_bytes = 0;
+int64_t num_bytes(const CopySet& set) {
+  int64_t sum = 0;
   for (uint32_t part = 0; part < set.num_parts; ++part)
-    num_bytes += set.parts[part].num_positions * page_bytes(set.parts[part].plan);
-  return num_bytes > max_cached_bytes() ? widest : copy_strip;
+    sum += set.parts[part].num_positions * page_bytes(set.parts[part].plan);
+  return sum;
 }
 
 void copy_all_runs(const CopyParams& params) {
@@ -97,7 +87,8 @@ void copy_cpu_ref(const CopySet& set) {
 }
 
 void copy_cpu(const CopySet& set, int num_threads, Isa isa) {
-  const CopyStripFn copy_strip = choose(set, isa);
+  const CopyStripFn copy_strip =
+      isa == Isa::kAuto ? widest_copy(num_bytes(set)) : streaming(resolve_isa(isa));
   for_each_pass(set, kTaskBytes, [&](const Pass& pass) {
     const std::vector<Task> tasks = tasks_of(pass);
     parallel_for(static_cast<int64_t>(tasks.size()), num_threads, [&](int64_t i) {

@@ -2,6 +2,8 @@
 // overwrites.
 #include "wide_copy.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -10,6 +12,20 @@
 #endif
 
 namespace hicache {
+
+namespace {
+
+// Up to here a copy is likely read soon from the cache that it stays in, its source beside it.
+int64_t max_cached_bytes() {
+  static const int64_t cache_bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return cache_bytes > 0 ? cache_bytes / 4 : int64_t{8} << 20;
+}
+
+}  // namespace
+
+CopyStripFn widest_copy(int64_t num_bytes) {
+  return num_bytes > max_cached_bytes() ? streaming(resolve_isa(Isa::kAuto)) : copy_strip;
+}
 
 void copy_strip(const Strip& strip) {
   const std::byte* src = strip.src;

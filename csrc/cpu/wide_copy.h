@@ -15,6 +15,9 @@ void copy_strip(const Strip& strip);
 // one, has none.
 CopyStripFn streaming(Isa isa);
 
+// The fastest for a copy of so many bytes: non-temporal where it is too large to stay in a cache.
+CopyStripFn widest_copy(int64_t num_bytes);
+
 // Makes streamed stores visible before the thread reports that it is done.
 void finish_streaming();
 

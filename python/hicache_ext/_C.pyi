@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from hicache_ext._C_emulators import CudaEmulator as CudaEmulator
@@ -130,6 +131,14 @@ def array_address(array: npt.NDArray[Any], /) -> int: ...
 def num_usable_cpus() -> int: ...
 def has_isa(name: str) -> bool: ...
 def copy_on_cpu(set: CopySet, *, reference: bool, num_threads: int, isa: str) -> int: ...
+
+# --- bind_staging.cpp
+def gather_slots(
+    set: CopySet, *, seeds: npt.NDArray[np.uint64] | None, num_threads: int
+) -> list[bytes | None]: ...
+def scatter_slots(
+    set: CopySet, *, seeds: npt.NDArray[np.uint64] | None, digests: bytes, num_threads: int
+) -> list[bool]: ...
 
 # --- bind_profile.cpp
 with_nvtx: bool

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hicache_ext.host_buffer import HostBuffer
     from hicache_ext.match import Match
     from hicache_ext.pool import DevicePool, HostPool
+    from hicache_ext.staging import Slots, gather_slots, scatter_slots
     from hicache_ext.storage import LocalStore, MemoryStore
     from hicache_ext.tier import Tier
     from hicache_ext.tree import RadixTree
@@ -41,14 +42,17 @@ __all__ = [
     "PagedBuffer",
     "RadixTree",
     "ShmGroup",
+    "Slots",
     "Tier",
     "TorchGroup",
     "copy_pages",
     "gather_pages",
+    "gather_slots",
     "make_group",
     "make_plan",
     "page_ids_of_tokens",
     "scatter_pages",
+    "scatter_slots",
 ]
 
 _HOMES = {
@@ -67,6 +71,7 @@ _HOMES = {
     "host_buffer": ("HostBuffer",),
     "match": ("Match",),
     "pool": ("DevicePool", "HostPool"),
+    "staging": ("Slots", "gather_slots", "scatter_slots"),
     "storage": ("LocalStore", "MemoryStore"),
     "tier": ("Tier",),
     "tree": ("RadixTree",),

@@ -22,6 +22,11 @@ def namespace_seed(namespace: bytes) -> bytes:
     return hashlib.sha256(_NAMESPACE_TAG + length + namespace).digest()
 
 
+def checksum_seed(key: bytes) -> int:
+    """Seeds the checksum of a page, xxh3_128: its bytes are worth nothing under another key."""
+    return int.from_bytes(key[:8], "little")
+
+
 def page_keys(tokens: bytes, page_size: int, seed: bytes = b"") -> list[bytes]:
     """One 32-byte key per whole page: key_i = sha256(key_{i-1} || tokens of page i).
 

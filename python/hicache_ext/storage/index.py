@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from ..errors import StorageError
+from ..keys import checksum_seed
 
 FORMAT_VERSION = 2
 SLOT_ALIGN_BYTES = 4096
@@ -24,7 +25,6 @@ _HEADER = struct.Struct(
 )  # magic, version, record bytes, page bytes, segment, namespace
 _BODY = struct.Struct("<IIQ32s16s")  # kind, slot, segment, key, checksum of the page
 _RECORD = struct.Struct("<64sQ")  # body, checksum of the body
-_SEED = struct.Struct("<Q24x")  # the first 8 bytes of a key
 
 
 class Kind(IntEnum):
@@ -70,9 +70,8 @@ class PageFormat:
         self.slot_bytes = -(-page_bytes // SLOT_ALIGN_BYTES) * SLOT_ALIGN_BYTES
 
     def checksum(self, key: bytes, page: memoryview) -> bytes:
-        """Seeded by the key: a page is worth nothing under another one."""
-        (seed,) = _SEED.unpack(key)
-        return self._digest(page, seed=seed)
+        """As hicache_ext.staging has it, too."""
+        return self._digest(page, seed=checksum_seed(key))
 
     def header(self, segment: int) -> bytes:
         """What the index of this segment begins with."""
