@@ -23,7 +23,7 @@ from hicache_ext.layout import Planes
 from hicache_ext.plan import Plan
 
 QUICK = settings(max_examples=200, deadline=None, derandomize=True, print_blob=True)
-LONG = settings(max_examples=5000, deadline=None, print_blob=True)
+LONG = settings(max_examples=2000, deadline=None, print_blob=True)
 
 ON_CPU = [
     executor
@@ -59,6 +59,7 @@ def test_executors_move_the_bytes_of_the_oracle(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)  # half a minute on an idle machine
 @LONG
 @copies
 def test_executors_move_the_bytes_of_the_oracle_for_long(
