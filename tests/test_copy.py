@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -118,3 +120,23 @@ def test_threads_after_a_fork() -> None:
         copied = copy_pages(src.buffer, range(8), dst.buffer, range(8), num_threads=3).result()
         os._exit(0 if copied == big.num_bytes and (dst.bytes == 3).all() else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+ALONE = """
+import os, resource
+import numpy as np
+from hicache_ext.copy import LayoutSpec, PagedBuffer, copy_pages
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+if os.getuid() == 0:
+    os.setuid(65534)  # whom the limit binds
+spec = LayoutSpec.opaque(num_pages=64, row_bytes=256 << 10)
+src, dst = (PagedBuffer(np.full(spec.num_bytes, i, np.uint8), spec) for i in (1, 0))
+before = os.listdir("/proc/self/task")
+copied = copy_pages(src, range(64), dst, range(64), num_threads=4).result()
+assert copied == spec.num_bytes and dst.array.all() and os.listdir("/proc/self/task") == before
+"""
+
+
+def test_without_a_thread_to_be_had_the_caller_copies_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -63,6 +63,25 @@ def test_the_first_touch_is_made_by_several_threads() -> None:
     assert num_threads[1] - num_threads[0] == 2  # and the caller is the third
 
 
+TOUCH_ALONE = """
+import os, resource
+from hicache_ext import _C
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+if os.getuid() == 0:
+    os.setuid(65534)  # whom the limit binds
+memory = _C.HostMemory(160 << 20, num_threads=3)
+lines = open("/proc/self/smaps_rollup").read().splitlines()
+print(len(os.listdir("/proc/self/task")), *(x.split()[1] for x in lines if "Anonymous:" in x))
+"""
+
+
+def test_without_a_thread_to_be_had_the_caller_touches_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", TOUCH_ALONE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    num_threads, resident_kib = map(int, done.stdout.split())
+    assert num_threads == 1 and resident_kib >= 160 * KIB
+
+
 def test_close_refuses_while_a_view_lives_and_counts_them() -> None:
     memory = _C.HostMemory(8192)
     view, array = memoryview(memory), np.frombuffer(memory, dtype=np.uint8)
@@ -116,9 +135,12 @@ array = np.frombuffer(memory, dtype=np.uint8)
 array[:] = 9
 if {pinned}:
     memory.pin(fake.api, 4096)
+if {unpinned}:
+    memory.unpin()
+    fake.calls.clear()
 child = os.fork()
 if child == 0:
-    if {pinned}:
+    if {pinned} and not {unpinned}:
         mapped = any(line.startswith(hex(memory.address)[2:]) for line in open("/proc/self/maps"))
         ok = not mapped
     else:
@@ -134,9 +156,10 @@ assert not fake.registered
 """
 
 
-@pytest.mark.parametrize("pinned", [False, True])
-def test_a_forked_child_sees_unpinned_memory_and_never_unpins(pinned: bool) -> None:
-    script = textwrap.dedent(FORK).format(tests=os.path.dirname(__file__), pinned=pinned)
+@pytest.mark.parametrize(("pinned", "unpinned"), [(False, False), (True, False), (True, True)])
+def test_a_forked_child_sees_unpinned_memory_and_never_unpins(pinned, unpinned) -> None:
+    options = dict(tests=os.path.dirname(__file__), pinned=pinned, unpinned=unpinned)
+    script = textwrap.dedent(FORK).format(**options)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

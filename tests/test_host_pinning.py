@@ -204,10 +204,12 @@ def test_a_registration_that_fails_says_what_room_there_is(monkeypatch) -> None:
     assert fake.calls[0][0] == "pin" and not is_mapped(fake.calls[0][1])
 
 
-def test_an_object_larger_than_the_memory_is_one_registration() -> None:
-    for object_bytes in (2**40 + 1, 2**62 - 1):  # the least common multiple with 4 KiB is no int64
-        buffer = HostBuffer(8 * MIB, pin_api=FakeCuda().api, object_bytes=object_bytes)
-        assert buffer.regions == [(buffer.address, 8 * MIB)]
+@pytest.mark.parametrize("object_bytes", [8 * MIB + 1, 2**52 + 1, 2**62 - 1])
+def test_an_object_larger_than_the_memory_is_not_cut(object_bytes: int) -> None:
+    memory, fake = _C.HostMemory(8 * MIB), FakeCuda()  # 4 KiB * (2**52 + 1) wraps around to 4 KiB
+    memory.pin(fake.api, object_bytes, max_chunk_bytes=MIB)
+    assert memory.regions == [(memory.address, 8 * MIB)]
+    memory.close()
 
 
 def test_300_gigabytes_are_registered_in_chunks_below_64_gib() -> None:

@@ -11,6 +11,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace hicache {
@@ -46,13 +47,22 @@ class Pool {
   void submit(const std::shared_ptr<Job>& job, int num_helpers) {
     {
       std::lock_guard lock(mutex_);
-      for (; num_threads_ < num_helpers; ++num_threads_) std::thread([this] { run(); }).detach();
+      start_threads(num_helpers);
+      num_helpers = std::min(num_helpers, num_threads_);
       for (int i = 0; i < num_helpers; ++i) jobs_.push_back(job);
     }
     num_helpers == 1 ? wake_.notify_one() : wake_.notify_all();
   }
 
  private:
+  // Where the process may have no more of them, the caller does their share.
+  void start_threads(int num_helpers) {
+    try {
+      for (; num_threads_ < num_helpers; ++num_threads_) std::thread([this] { run(); }).detach();
+    } catch (const std::system_error&) {
+    }
+  }
+
   void run() {
     for (;;) {
       std::unique_lock lock(mutex_);

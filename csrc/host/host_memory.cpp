@@ -19,7 +19,6 @@
 #include <climits>
 #include <cstring>
 #include <exception>
-#include <system_error>
 
 #include "hicache/check.h"
 #include "hicache/thread_pool.h"
@@ -121,11 +120,7 @@ int touch_in_parallel(std::byte* begin, std::size_t num_bytes, int num_threads) 
     if (code != 0) failed = code;
   };
   const std::size_t num_slices = (num_bytes + kTouchSliceBytes - 1) / kTouchSliceBytes;
-  try {
-    parallel_for(static_cast<int64_t>(num_slices), num_threads, touch_slice);
-  } catch (const std::system_error&) {  // no threads to be had, and none has started
-    return touch(begin, num_bytes);
-  }
+  parallel_for(static_cast<int64_t>(num_slices), num_threads, touch_slice);
   return failed;
 }
 

@@ -10,9 +10,9 @@ namespace hicache {
 int num_usable_cpus();
 
 // Runs fn(task) once for every task in [0, num_tasks) on up to num_threads threads, the caller's
-// among them, and returns after the last. `fn` must not throw. Any number of callers may be in it
-// at a time. The threads start at the first use, live to the end of the process and are made anew
-// after a fork.
+// among them, fewer where the process may have no more, and returns after the last. `fn` must not
+// throw. Any number of callers may be in it at a time. The threads start at the first use, live to
+// the end of the process and are made anew after a fork.
 void parallel_for(int64_t num_tasks, int num_threads, const std::function<void(int64_t)>& fn);
 
 }  // namespace hicache
