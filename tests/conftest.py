@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -19,3 +20,9 @@ def tick_depth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if depth is not None:
         monkeypatch.setenv(sys.modules["ranks"].DEPTH_VARIABLE, str(depth))
     return depth
+
+
+@pytest.fixture(autouse=True, scope="session")
+def dump_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where ranks that differ leave their logs, those in child processes included."""
+    os.environ["HICACHE_DUMP_DIR"] = str(tmp_path_factory.mktemp("dumps"))

@@ -20,9 +20,11 @@ from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.agreement.schema import TickSchema
 from hicache_ext.config import CacheConfig
 from hicache_ext.errors import LayoutError, TreeError
+from hicache_ext.flow import kinds
 from hicache_ext.flow.backup import BackupOp
 from hicache_ext.flow.context import FlowContext
 from hicache_ext.flow.engine import FlowEngine
+from hicache_ext.flow.full_check import obey_check_variable
 from hicache_ext.flow.io import Io, ThreadIo
 from hicache_ext.flow.load_back import LoadBackOp
 from hicache_ext.flow.pools import PoolSet
@@ -71,6 +73,7 @@ class HiCache:
         self.tree = RadixTree(
             config.page_size, components, page_keys=page_keys, token_hash=token_hash
         )
+        check = obey_check_variable(self.tree)
         self.stats = CacheStats()
         self._windows = {c.name: c.window_pages for c in components[1:] if isinstance(c, Swa)}
         self._io = io or ThreadIo()
@@ -85,11 +88,13 @@ class HiCache:
             evict_for_reserve=self.evict,
         )
         self._prefetches: dict[int, PrefetchOp] = {}
+        # `alloc` evicts by what its own pool lacks: that must be the same on every rank.
+        same = f"{config}, device pages {self.pools.sizes(Tier.DEVICE)}, check {check!r}"
         self._engine = FlowEngine(
-            # `alloc` evicts by what its own pool lacks: that must be the same on every rank.
-            TickSchema(names, config.num_slots, f"{config}, {self.pools.sizes(Tier.DEVICE)}"),
+            TickSchema(names, config.num_slots, same),
             group or LocalGroup(),
             digest=lambda: self.tree.digest,
+            log=self.tree.log,
             depth=config.tick_depth,
             deadline_s=config.tick_deadline_s,
         )
@@ -167,6 +172,7 @@ class HiCache:
         if held is None and self.pools.fits(Tier.DEVICE, num_pages):
             self.evict(Tier.DEVICE, self.pools.shortage(Tier.DEVICE, num_pages))
             held = self.pools.reserve(Tier.DEVICE, num_pages)
+        self.tree.log.add(kinds.ALLOC, self.pools.counts(num_pages), held is not None)
         return held
 
     def free(self, pages: Mapping[str, Sequence[int]]) -> None:
@@ -174,6 +180,8 @@ class HiCache:
         self.pools.check_reserved(Tier.DEVICE, pages)
         owned = {name: [i for i in ids if i >= 0] for name, ids in pages.items()}
         self.pools.free(Tier.DEVICE, owned)
+        num_freed = {name: len(ids) for name, ids in owned.items()}
+        self.tree.log.add(kinds.FREE, self.pools.counts(num_freed))
 
     def insert(self, match: Match, tokens: Tokens, pages: Mapping[str, Sequence[int]]) -> None:
         """Hands the pages of `tokens` to the tree; `match` then covers and locks all of them.

@@ -26,6 +26,11 @@ class OpKind:
         self.template = template
         self.code = crc32(template.encode())
 
+    @classmethod
+    def literal(cls, text: str) -> OpKind:
+        """A kind of its own, with no values: for what happens once, or is looked at closely."""
+        return cls(text.replace("{", "{{").replace("}", "}}"))
+
 
 class OpLog:
     """A ring of the last NUM_KEPT operations.

@@ -76,8 +76,8 @@ class TickSchema:
         for i, name in enumerate(self.pools):
             if not name or name in self.pools[:i]:
                 raise AgreementError(f"pool {i} is named {name!r}: empty or not unique")
-        text = repr((_C.LANE_FORMAT, self.pools, num_slots, config)).encode()
-        digest = hashlib.blake2b(text, digest_size=8, person=b"hicache-tick").digest()
+        self.text = f"format {_C.LANE_FORMAT}, pools {self.pools}, {num_slots} slots, {config}"
+        digest = hashlib.blake2b(self.text.encode(), digest_size=8, person=b"hicache-tick").digest()
         self.hash: int = int.from_bytes(digest, "little") >> 2
         self.native = _C.LaneSchema(self.hash, len(self.pools), num_slots)
         self.num_lanes: int = self.native.num_lanes

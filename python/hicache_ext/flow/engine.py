@@ -14,11 +14,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hicache_ext.agreement.group import Group
-from hicache_ext.agreement.schema import Lanes, TickSchema, pack, unpack
+from hicache_ext.agreement.postmortem import Exchange, explain
+from hicache_ext.agreement.schema import LaneError, Lanes, TickSchema, pack, unpack
 from hicache_ext.errors import AgreementError, HiCacheError
+from hicache_ext.flow import kinds
 from hicache_ext.flow.backup import BackupOp
 from hicache_ext.flow.op import Op, OpTable
 from hicache_ext.flow.record import Record
+from hicache_ext.oplog import OpKind, OpLog
 
 DRAIN_PAUSE_S = 0.0002  # between ticks that ended nothing: the I/O threads want the core more
 
@@ -38,6 +41,7 @@ class FlowEngine:
         schema: TickSchema,
         group: Group,
         digest: Callable[[], int],
+        log: OpLog,
         *,
         depth: int,
         deadline_s: float,
@@ -45,6 +49,8 @@ class FlowEngine:
         self._schema = schema
         self._group = group
         self._digest = digest
+        self._log = log
+        log.add(OpKind.literal(f"schema: {schema.text}"))
         self._depth = depth
         self._deadline_s = deadline_s
         self._ops = OpTable(schema.num_slots)
@@ -68,6 +74,7 @@ class FlowEngine:
         return self._num_ops
 
     def add(self, op: Op) -> None:
+        self._log.add(kinds.OP, op.op_id, op.phase)
         self._ops.add(op)
 
     def add_backup(self, op: BackupOp) -> None:
@@ -90,7 +97,9 @@ class FlowEngine:
             self._begin_backup()
             self._ops.admit()
             self._epoch += 1
-            lanes = pack(self._schema, self._epoch, self._digest(), self._ops.states())
+            self._log.add(kinds.TICK, self._epoch)
+            digest = self._digest() ^ self._log.hash
+            lanes = pack(self._schema, self._epoch, digest, self._ops.states())
             try:
                 self._group.issue(lanes)
             except AgreementError as error:
@@ -137,18 +146,27 @@ class FlowEngine:
             op = self._backups.popleft()
             if op.begin(self.new_id()):
                 self._copying = op
-                self._ops.add(op)
+                self.add(op)
 
     def _apply_oldest(self) -> list[Record]:
         """Waits for ranks that have not issued it yet."""
         epoch, mine = self._published[0]
         try:
             agreed = unpack(self._schema, self._group.result(self._deadline_s), epoch, mine)
+        except LaneError as error:
+            self._broken = error
+            self._broken = explain(error, mine, self._exchange(), self._log)
+            raise self._broken from error
         except AgreementError as error:
             self._broken = error
             raise
         self._published.popleft()
         return [op.record for op in self._ops.apply(agreed)]
+
+    def _exchange(self) -> Exchange:
+        """The group after the oldest tick was collected, which all ranks have then."""
+        num_issued = len(self._published) - 1
+        return Exchange(self._group, self._schema.num_lanes, num_issued, self._deadline_s)
 
 
 class Alone:

@@ -73,6 +73,10 @@ class PoolSet:
         """Pages of each pool."""
         return [pool.capacity for pool in self._pools[tier].values()]
 
+    def counts(self, num_pages: Mapping[str, int]) -> tuple[int, ...]:
+        """`num_pages` in the order of the pools, 0 where it is silent."""
+        return tuple(num_pages.get(name, 0) for name in self.names)
+
     def reserve(self, tier: Tier, need: Mapping[str, int]) -> dict[str, list[int]] | None:
         """All the pages or none; CapacityError for an unknown pool or a negative number."""
         if any(name not in self.names or num_pages < 0 for name, num_pages in need.items()):

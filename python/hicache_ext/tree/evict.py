@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
-from hicache_ext.tree import ops
+from hicache_ext.tree import kinds
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.lock import check_tier
 from hicache_ext.tree.node import TIERS, Node
@@ -47,7 +47,7 @@ def evict(state: TreeState, tier: Tier, num_pages: Mapping[str, int]) -> EvictRe
                 break
             evict_victim(state, victim, component, tier, result)
     wanted = tuple(num_pages.get(component.name, 0) for component in state.components)
-    state.log.add(ops.EVICT, wanted, tier, *_num_freed(result), len(state.nodes))
+    state.log.add(kinds.EVICT, wanted, tier, *_num_freed(result), len(state.nodes))
     return result
 
 
@@ -67,7 +67,7 @@ def clear(state: TreeState, tier: Tier) -> EvictResult:
                 _clear_base(state, node, tier, result)
         if node.alive:
             state.refresh(node)
-    state.log.add(ops.CLEAR, tier, *_num_freed(result), len(state.nodes))
+    state.log.add(kinds.CLEAR, tier, *_num_freed(result), len(state.nodes))
     return result
 
 

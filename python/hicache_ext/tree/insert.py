@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
-from hicache_ext.tree import ops
+from hicache_ext.tree import kinds
 from hicache_ext.tree.key import pack_tokens
 from hicache_ext.tree.match import walk, walk_and_split, whole_pages
 from hicache_ext.tree.node import Node
@@ -57,7 +57,7 @@ def insert(
     num_given = tuple(num_pages - row.count(HOLE) for row in ids)
     num_released = tuple(len(released[component.name]) for component in state.components)
     outcome = num_given, last.id, num_present, num_released
-    state.log.add(ops.INSERT, num_pages * size, state.token_hash(key), *outcome)
+    state.log.add(kinds.INSERT, num_pages * size, state.token_hash(key), *outcome)
     return InsertResult(last.id, num_pages * size, num_present * size, released)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hicache_ext.tier import Tier
-from hicache_ext.tree import ops
+from hicache_ext.tree import kinds
 from hicache_ext.tree.key import pack_tokens
 from hicache_ext.tree.match import walk, walk_and_split, whole_pages
 from hicache_ext.tree.node import Node
@@ -34,7 +34,7 @@ def insert_host(
     given = anchor.id, total, state.token_hash(key)
     if not anchor.is_root and anchor.parts[state.base.idx].pages[Tier.HOST] is None:
         # Host pages below a parent without would be a hole in every later restore of the path.
-        state.log.add(ops.DROPPED, *given)
+        state.log.add(kinds.DROPPED, *given)
         return InsertHostResult(None, total, 0, ids)
     released: list[int] = []
     num_present = 0
@@ -56,7 +56,7 @@ def insert_host(
         state.attach(last, state.base, Tier.HOST, run)
     state.touch(last)
     state.refresh(last)
-    state.log.add(ops.INSERT_HOST, *given, last.id, num_present, len(released))
+    state.log.add(kinds.INSERT_HOST, *given, last.id, num_present, len(released))
     return InsertHostResult(last.id, total, num_present * state.page_size, released)
 
 

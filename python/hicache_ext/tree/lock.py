@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
-from hicache_ext.tree import ops
+from hicache_ext.tree import kinds
 from hicache_ext.tree.node import TIERS, Node, suffix
 from hicache_ext.tree.results import Receipt
 from hicache_ext.tree.state import TreeState
@@ -66,13 +66,13 @@ def lock(
     if num_pages is not None:
         reach = _whole_nodes(state, node, num_pages)
     receipt = acquire(state, node, check_tier(tier), reach)
-    state.log.add(ops.LOCK, node.id, receipt.tier, receipt.num_pages, receipt.id)
+    state.log.add(kinds.LOCK, node.id, receipt.tier, receipt.num_pages, receipt.id)
     return receipt
 
 
 def unlock(state: TreeState, receipt: Receipt) -> None:
     release(state, receipt)
-    state.log.add(ops.UNLOCK, receipt.id)
+    state.log.add(kinds.UNLOCK, receipt.id)
 
 
 def _whole_nodes(state: TreeState, node: Node, num_pages: Mapping[str, int]) -> list[int]:

@@ -10,7 +10,7 @@ result       node = device_node = A, host_node = root, full_node = C
 from __future__ import annotations
 
 from hicache_ext.tier import Tier
-from hicache_ext.tree import ops
+from hicache_ext.tree import kinds
 from hicache_ext.tree.components.base import VIEW_ALL, VIEW_ANY, VIEW_DEVICE
 from hicache_ext.tree.key import common_pages, pack_tokens
 from hicache_ext.tree.node import Node
@@ -74,7 +74,7 @@ def match_prefix(state: TreeState, tokens: object, namespace: bytes) -> MatchRes
     state.touch(best)
     size = state.page_size
     asked = len(key) // state.page_bytes * size, state.token_hash(key), root.id
-    state.log.add(ops.MATCH, *asked, best.id, device_best.id, host.id, deepest.id)
+    state.log.add(kinds.MATCH, *asked, best.id, device_best.id, host.id, deepest.id)
     return MatchResult(
         *(best.id, best.end * size),
         *(device_best.id, device_best.end * size),

@@ -52,14 +52,15 @@ class RadixTree:
         *,
         page_keys: PageKeys = page_keys_py,
         token_hash: TokenHash = token_hash_py,
-        log: OpLog | None = None,
     ) -> None:
         """`page_size` in tokens; the first component is the base. LayoutError for values that
-        cannot be.
+        cannot be. `log` has the calls that change the tree; others may log there what is around
+        them.
         """
         if page_size <= 0:
             raise LayoutError(f"page_size={page_size}: a page has at least 1 token")
-        self._state = TreeState(page_size, components, page_keys, token_hash, log or OpLog())
+        self.log = OpLog()
+        self._state = TreeState(page_size, components, page_keys, token_hash, self.log)
 
     # --- what is there ----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from hicache_ext.errors import LayoutError, TreeError
 from hicache_ext.keys import TOKEN_BYTES
 from hicache_ext.oplog import OpLog
 from hicache_ext.tier import Tier
-from hicache_ext.tree import ops
+from hicache_ext.tree import kinds
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.digest import StateDigest, TokenHash
 from hicache_ext.tree.key import PageKeys
@@ -100,7 +100,7 @@ class TreeState:
             root = self._make(None, b"", 0)
             root.namespace = namespace
             self.roots[namespace] = root
-            self.log.add(ops.ROOT, self.token_hash(namespace), root.id)
+            self.log.add(kinds.ROOT, self.token_hash(namespace), root.id)
         return root
 
     def add_child(self, parent: Node, key: bytes) -> Node:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
-from hicache_ext.tree import ops
+from hicache_ext.tree import kinds
 from hicache_ext.tree.lock import acquire, release
 from hicache_ext.tree.node import Node, path
 from hicache_ext.tree.pages import checked_ids
@@ -39,7 +39,7 @@ def begin_backup(state: TreeState, node_id: int) -> BackupPlan | None:
                 spans.append(Span(above.id, component.name, above.num_pages, list(device)))
                 pinned[component.idx] = max(pinned[component.idx], node.end - above.start)
     if not spans:
-        state.log.add(ops.NOTHING, Tier.HOST, node.id)
+        state.log.add(kinds.NOTHING, Tier.HOST, node.id)
         return None
     pinned[state.base.idx] = node.end
     receipts = (acquire(state, node, Tier.DEVICE, pinned),)
@@ -65,7 +65,7 @@ def begin_load_back(state: TreeState, node_id: int) -> LoadBackPlan | None:
                 )
             spans.append(Span(above.id, component.name, above.num_pages, list(host)))
     if not spans:
-        state.log.add(ops.NOTHING, Tier.DEVICE, node.id)
+        state.log.add(kinds.NOTHING, Tier.DEVICE, node.id)
         return None
     receipts = (acquire(state, node, Tier.DEVICE, reach), acquire(state, node, Tier.HOST, reach))
     return _opened(state, LoadBackPlan(*_plan_fields(state, node, Tier.DEVICE, spans, receipts)))
@@ -87,7 +87,7 @@ def commit(
         taken[name] = first + len(span.pages)
         _attach_span(state, plan.target, span, ids[name][first : taken[name]], unused[name])
     _close(state, plan)
-    state.log.add(ops.COMMIT, plan.id, tuple(len(pages) for pages in unused.values()))
+    state.log.add(kinds.COMMIT, plan.id, tuple(len(pages) for pages in unused.values()))
     return unused
 
 
@@ -95,7 +95,7 @@ def abort(state: TreeState, plan: TransferPlan, kind: type[TransferPlan]) -> Non
     """Unpin what the plan pinned; nothing is attached."""
     _check_open(state, plan, kind)
     _close(state, plan)
-    state.log.add(ops.ABORT, plan.id)
+    state.log.add(kinds.ABORT, plan.id)
 
 
 def _plan_fields(
@@ -110,7 +110,7 @@ def _opened(state: TreeState, plan: PlanT) -> PlanT:
     state.next_ticket += 1
     state.digest.opened(plan)
     num_pages = tuple(plan.num_pages.values())
-    state.log.add(ops.BEGIN, plan.target, plan.node, num_pages, plan.id)
+    state.log.add(kinds.BEGIN, plan.target, plan.node, num_pages, plan.id)
     return plan
 
 

@@ -26,7 +26,7 @@ from types import TracebackType
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
-from hicache_ext.tree import ops
+from hicache_ext.tree import kinds
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.node import Node, suffix
 from hicache_ext.tree.pages import HOLE, checked_ids
@@ -131,7 +131,7 @@ class WindowTxn:
             state.refresh(step.node)
             state.refresh(step.node.parent)
         asked = len(self._pages), self._component.idx, self._anchor_id, self._node_id
-        state.log.add(ops.WINDOW, *asked, len(self._attached))
+        state.log.add(kinds.WINDOW, *asked, len(self._attached))
         return self.result
 
     def _plan(self, anchor: Node, node: Node) -> None:

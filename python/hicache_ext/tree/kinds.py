@@ -1,4 +1,4 @@
-"""How the changing calls of the tree read in the log. Counts of pages are one per component."""
+"""How calls that change the tree read in the log. Counts of pages are one per component."""
 
 from hicache_ext.oplog import OpKind
 

@@ -1,0 +1,8 @@
+"""What is logged above the tree. Counts of pages are one per pool."""
+
+from hicache_ext.oplog import OpKind
+
+OP = OpKind("op {} is made, phase {.name}")
+TICK = OpKind("tick {}")
+ALLOC = OpKind("alloc pages={} -> granted {}")
+FREE = OpKind("free pages={}")
