@@ -142,6 +142,29 @@ class RankCommands:
                 num_wrong += int((lanes != 1000 * (epoch - 1) + offsets).sum())
         return num_wrong
 
+    def run_until_lost(self, num_ticks, deadline_s):
+        """Ticks until the end or until a peer is lost: (ticks, wrong lanes, late results, error).
+
+        The lowest lanes come from each rank in turn; one or two ticks are in flight, by turns.
+        """
+        rank, size = self.group.rank, self.group.size
+        offsets = 10 * np.arange(self.num_lanes)
+        num_issued = num_done = num_wrong = num_late = 0
+        while num_done < num_ticks:
+            try:
+                while num_issued < min(num_ticks, num_done + 1 + (num_done + rank) % 2):
+                    self.group.issue(1000 * num_issued + offsets + (rank - num_issued) % size)
+                    num_issued += 1
+                lanes = self.group.result(deadline_s)
+            except AgreementError as error:
+                if "late ranks" not in str(error):
+                    return num_done, num_wrong, num_late, str(error)
+                num_late += 1  # it was stopped for longer than the deadline: it may still come
+                continue
+            num_wrong += int((lanes != 1000 * num_done + offsets).sum())
+            num_done += 1
+        return num_done, num_wrong, num_late, ""
+
     def issue_tick(self, pools, num_slots, epoch, digest, slots):
         self.schema, self.epoch = TickSchema(pools, num_slots), epoch
         self.mine = pack(self.schema, epoch, digest, slots)
@@ -197,7 +220,8 @@ class ProcessRank:
         os.kill(self.pid, number)
 
     def kill(self):
-        self.signal(signal.SIGKILL)
+        if self.is_alive():
+            self.signal(signal.SIGKILL)
         self._process.join(10)
 
     def is_alive(self):

@@ -57,21 +57,34 @@ class FileCloser {
   }
   FileCloser(const FileCloser&) = delete;
   FileCloser& operator=(const FileCloser&) = delete;
+  int fd() const { return fd_; }
   void release() { fd_ = -1; }
 
  private:
   int fd_;
 };
 
+// Whether a group must have made it, or a maker may have been killed before it wrote a byte.
+enum class LeftBy { kGroup, kAnyMaker };
+
+// What cannot be opened, or is not this user's alone, is left alone.
+void remove_if_abandoned(const std::string& path, LeftBy left_by) {
+  FileCloser file(::shm_open(path.c_str(), O_RDWR | O_CLOEXEC, 0));
+  struct stat info;
+  if (file.fd() < 0 || ::fstat(file.fd(), &info) != 0) return;
+  if (info.st_uid != ::geteuid() || (info.st_mode & 077) != 0) return;
+  uint64_t magic = 0;
+  const ssize_t num_read = ::pread(file.fd(), &magic, sizeof magic, 0);
+  if (left_by == LeftBy::kGroup && (num_read != sizeof magic || magic != kMagic)) return;
+  if (try_lock(file.fd(), LockRange::kRemover) && is_still_named(file.fd(), path)) {
+    ::shm_unlink(path.c_str());
+  }
+}
+
 }  // namespace
 
 ShmSegment::~ShmSegment() {
-  // The ranks never all met. Rank 0 removes its own name; another rank does if rank 0 is gone.
-  if (fd_ >= 0 && (rank_ == 0 || try_lock(fd_, LockRange::kRemover)) &&
-      is_still_named(fd_, path_)) {
-    ::shm_unlink(path_.c_str());
-  }
-  if (fd_ >= 0) ::close(fd_);
+  give_up();
   unmap();
 }
 
@@ -119,21 +132,12 @@ void ShmSegment::remove_stale() const {
 }
 
 // What groups of this user left that were killed to the last rank while they were meeting: nobody
-// will come to replace it. Whatever cannot be opened or is no complete segment is left alone.
+// will come to replace it.
 void ShmSegment::remove_abandoned() const {
   const std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir(kFolder.c_str()), &::closedir);
   while (const dirent* entry = folder ? ::readdir(folder.get()) : nullptr) {
     const std::string path = std::string("/") + entry->d_name;
-    if (!path.starts_with(kPrefix) || path == path_) continue;
-    const int fd = ::shm_open(path.c_str(), O_RDWR | O_CLOEXEC, 0);
-    FileCloser closer(fd);
-    uint64_t magic = 0;
-    struct stat info;
-    const bool ours = fd >= 0 && ::fstat(fd, &info) == 0 && info.st_uid == ::geteuid() &&
-                      ::pread(fd, &magic, sizeof magic, 0) == sizeof magic && magic == kMagic;
-    if (ours && try_lock(fd, LockRange::kRemover) && is_still_named(fd, path)) {
-      ::shm_unlink(path.c_str());
-    }
+    if (path.starts_with(kPrefix) && path != path_) remove_if_abandoned(path, LeftBy::kGroup);
   }
 }
 
@@ -215,6 +219,17 @@ void ShmSegment::close_door() {
   if (rank_ == 0 && is_still_named(fd_, path_)) ::shm_unlink(path_.c_str());
   ::close(fd_);
   fd_ = -1;
+  is_door_closed_ = true;
+}
+
+// Rank 0 removes its own name; another rank does if rank 0 is gone.
+void ShmSegment::give_up() {
+  if (is_door_closed_) return;
+  is_door_closed_ = true;
+  if (fd_ >= 0 && rank_ == 0 && is_still_named(fd_, path_)) ::shm_unlink(path_.c_str());
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = -1;
+  remove_if_abandoned(path_, LeftBy::kAnyMaker);
 }
 
 }  // namespace hicache

@@ -98,6 +98,7 @@ bool ShmGroup::have_all_come() const {
 }
 
 bool ShmGroup::attach(double max_s) {
+  HICACHE_CHECK(kAgreement, !closed_, "rank ", rank_, ": group ", segment_.path(), " is closed");
   const int64_t deadline = now_ns() + static_cast<int64_t>(max_s * 1e9);
   while (!attached_) {
     if ((segment_.is_mapped() || segment_.try_enter()) && have_all_come()) {
@@ -270,11 +271,14 @@ void ShmGroup::note(const std::string& text) {
 }
 
 void ShmGroup::close() {
-  if (closed_ || !segment_.is_mapped()) return;
+  if (closed_) return;
   closed_ = true;
-  ShmRankLine& mine = segment_.line(rank_);
-  mine.presence.store(ShmPresence::kClosed, std::memory_order_seq_cst);
-  futex_wake_all(mine.num_issued);
+  if (segment_.is_mapped()) {
+    ShmRankLine& mine = segment_.line(rank_);
+    mine.presence.store(ShmPresence::kClosed, std::memory_order_seq_cst);
+    futex_wake_all(mine.num_issued);
+  }
+  segment_.give_up();
 }
 
 }  // namespace hicache

@@ -62,6 +62,8 @@ class ShmSegment {
   bool is_mapped() const { return header_ != nullptr; }
   // Called by each rank once all are present.
   void close_door();
+  // Called by a rank that waits no longer for the others; nothing once the door is closed.
+  void give_up();
   // The rank that was turned away, in words; empty if there is none.
   std::string refusal() const;
   // Why try_enter() finds nothing, in words.
@@ -93,6 +95,7 @@ class ShmSegment {
   int rank_;
   ShmShape shape_;
   int fd_ = -1;  // open until all are present
+  bool is_door_closed_ = false;
   ShmHeader* header_ = nullptr;
   ShmRankLine* lines_ = nullptr;
   char* slots_ = nullptr;

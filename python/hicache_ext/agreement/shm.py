@@ -30,7 +30,11 @@ class ShmGroup(OneCaller):
         super().__init__()
         self.rank, self.size = rank, size
         self._native = _C.ShmGroup(name, rank, size, num_lanes)
-        self._native.attach(deadline_s)
+        try:
+            self._native.attach(deadline_s)
+        except BaseException:
+            self._native.close()  # at once: a traceback would keep the name and the peers waiting
+            raise
 
     @one_caller
     def issue(self, lanes: Lanes) -> None:
