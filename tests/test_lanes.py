@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hicache_ext.agreement import NOT_MINE, AgreedSlot, SlotState, TickSchema, pack, unpack
+from hicache_ext.agreement.schema import Packer, unpack_settled
 from hicache_ext.errors import AgreementError
 
 SCHEMA = TickSchema(["full", "swa"], num_slots=4)
@@ -83,6 +84,38 @@ def test_fuzz_against_model(seed):
         assert unpack(schema, lanes, epoch, mine) == want
         assert unpack(schema, lanes, epoch, slots) == want
         assert unpack(schema, lanes, epoch, slots, digest=digest) == want
+        settled = {i: slot for i, slot in want.items() if slot.all_ready or slot.any_failed}
+        assert unpack_settled(schema, lanes, epoch, mine) == settled
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_packer_says_the_same_as_pack_from_tick_to_tick(seed):
+    """Slots come, go and change owners; some states are the objects of the tick before."""
+    rng = random.Random(seed)
+    schema = TickSchema(["full", "swa"], num_slots=8)
+    packer, said = Packer(schema), {}
+    for epoch in range(30):
+        for slot, new in random_ranks(rng, schema, 1)[0].items():
+            said[slot] = rng.choice([new, said.get(slot, new)])
+        for slot in rng.sample(sorted(said), rng.randrange(len(said) + 1)):
+            del said[slot]
+        lanes = packer.pack(epoch, 5, said)
+        np.testing.assert_array_equal(lanes, pack(schema, epoch, 5, said))
+
+
+def test_packer_goes_on_after_a_state_that_it_refused():
+    packer = Packer(SCHEMA)
+    packer.pack(1, 5, {0: state(1), 1: state(2)})
+    with pytest.raises(AgreementError, match=r"slot\[1\].pages=-3"):
+        packer.pack(2, 5, {0: state(4), 1: state(2, num_pages=-3)})
+    for slots in ({1: state(9)}, {}):
+        np.testing.assert_array_equal(packer.pack(3, 5, slots), pack(SCHEMA, 3, 5, slots))
+
+
+def test_mismatch_in_a_slot_that_is_not_settled_is_an_error():
+    vectors = [pack(SCHEMA, 3, 11, {2: state(op, ready=False)}) for op in (7, 8)]
+    with pytest.raises(AgreementError, match=r"\(slot\[2\].op\): this rank has 7"):
+        unpack_settled(SCHEMA, reduce_ranks(vectors), 3, vectors[0])
 
 
 @pytest.mark.parametrize("seed", range(100))

@@ -6,11 +6,14 @@ import threading
 from typing import Any
 
 import pytest
+from manual_io import ManualIo
 from ranks import Rank, Ranks, publish
 from spans import fill_stores, make_tokens
 
 from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.errors import AgreementError, HiCacheError, LayoutError
+from hicache_ext.flow.op import Phase
+from hicache_ext.flow.prefetch import PrefetchOp
 from hicache_ext.flow.record import Outcome
 
 
@@ -53,6 +56,36 @@ def test_a_slot_that_another_op_has_taken_does_not_get_the_result_of_the_last() 
     ranks.each(lambda r: r.cache.prefetch(tokens))
     outcomes = [[record.outcome for record in mine] for mine in ranks.drain()]
     assert outcomes == [[Outcome.MISS, Outcome.COMMITTED]] * 2
+    ranks.close()
+
+
+def test_an_op_that_waits_is_not_asked_again_until_its_read_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a tick costs is then that of the ops that move, and not of all that are in flight."""
+    asked = []
+    state = PrefetchOp.state
+    monkeypatch.setattr(PrefetchOp, "state", lambda op: asked.append(op.phase) or state(op))
+    ranks = Ranks(2, make_io=ManualIo)
+    tokens = make_tokens(4)
+    fill_stores(ranks, tokens)
+    ranks.each(lambda r: r.cache.prefetch(tokens))
+    for _ in range(3):
+        ranks.tick()
+    assert asked == [Phase.QUERY] * 2
+    ranks[0].io.run()
+    ranks.tick()
+    assert asked == [Phase.QUERY] * 3  # of rank 0, whose query is back
+    ranks[1].io.run()
+    while Phase.READ not in asked:
+        ranks.tick()
+    num_asked = len(asked)
+    for _ in range(3):
+        ranks.tick()
+    assert len(asked) == num_asked
+    ranks.each(lambda r: r.io.run())
+    outcomes = [[record.outcome for record in mine] for mine in ranks.drain()]
+    assert outcomes == [[Outcome.COMMITTED]] * 2
     ranks.close()
 
 

@@ -40,11 +40,16 @@ inline pybind11::tuple verdict_tuple(const LaneVerdict& verdict) {
   return pybind11::make_tuple(verdict.lane, verdict.mine, verdict.min, verdict.max);
 }
 
+inline PyTypeObject* named_tuple(const pybind11::type& slot_type) {
+  auto* type = reinterpret_cast<PyTypeObject*>(slot_type.ptr());
+  HICACHE_CHECK(kAgreement, PyType_IsSubtype(type, &PyTuple_Type), "slot_type is no named tuple");
+  return type;
+}
+
 // {slot: slot_type} of the slots in use; empty if the verdict is bad.
 inline pybind11::dict agreed_slots(const LaneSchema& schema, const LaneVerdict& verdict,
                                    const AgreedRecord* records, const pybind11::type& slot_type) {
-  auto* type = reinterpret_cast<PyTypeObject*>(slot_type.ptr());
-  HICACHE_CHECK(kAgreement, PyType_IsSubtype(type, &PyTuple_Type), "slot_type is no named tuple");
+  PyTypeObject* type = named_tuple(slot_type);
   pybind11::dict slots;
   for (int slot_idx = 0; verdict.lane < 0 && slot_idx < schema.num_slots; ++slot_idx) {
     if (records[slot_idx].op_id == kNoOp) continue;

@@ -12,12 +12,13 @@ from hicache_ext._C_emulators import emulate_copy as emulate_copy
 from hicache_ext._C_groups import LANE_FORMAT as LANE_FORMAT
 from hicache_ext._C_groups import LANE_NEUTRAL as LANE_NEUTRAL
 from hicache_ext._C_groups import MAX_LANE_POOLS as MAX_LANE_POOLS
+from hicache_ext._C_groups import LanePacker as LanePacker
 from hicache_ext._C_groups import LaneSchema as LaneSchema
 from hicache_ext._C_groups import NcclGroup as NcclGroup
 from hicache_ext._C_groups import NcclLibrary as NcclLibrary
 from hicache_ext._C_groups import ShmGroup as ShmGroup
-from hicache_ext._C_groups import lanes_pack as lanes_pack
 from hicache_ext._C_groups import lanes_unpack as lanes_unpack
+from hicache_ext._C_groups import lanes_unpack_settled as lanes_unpack_settled
 from hicache_ext._C_host import MAX_PIN_CHUNK_BYTES as MAX_PIN_CHUNK_BYTES
 from hicache_ext._C_host import DlpackTensor as DlpackTensor
 from hicache_ext._C_host import HostMemory as HostMemory

@@ -18,13 +18,19 @@ class LaneSchema:
     @property
     def num_lanes(self) -> int: ...
 
-def lanes_pack(
-    schema: LaneSchema,
-    epoch: int,
-    digest: int,
-    slots: Mapping[int, tuple[Any, ...]],
-) -> npt.NDArray[np.int64]: ...
+class LanePacker:
+    def __init__(self, schema: LaneSchema) -> None: ...
+    def pack(
+        self, epoch: int, digest: int, slots: Mapping[int, tuple[Any, ...]]
+    ) -> npt.NDArray[np.int64]: ...
+
 def lanes_unpack(
+    schema: LaneSchema,
+    agreed: npt.NDArray[np.int64],
+    mine: npt.NDArray[np.int64],
+    slot_type: type[_Slot],
+) -> tuple[tuple[int, int, int, int], dict[int, _Slot]]: ...
+def lanes_unpack_settled(
     schema: LaneSchema,
     agreed: npt.NDArray[np.int64],
     mine: npt.NDArray[np.int64],

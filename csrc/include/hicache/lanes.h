@@ -136,6 +136,23 @@ HICACHE_HD int64_t find_bad_lane(const int64_t* agreed, const int64_t* mine, int
   return kLaneNeutral;
 }
 
+// Of the whole vector.
+HICACHE_HD int64_t find_bad_lane(const LaneSchema& schema, const int64_t* agreed,
+                                 const int64_t* mine) {
+  int64_t bad = find_bad_lane(agreed, mine, 0, kHeaderLanes);
+  for (int slot_idx = 0; bad == kLaneNeutral && slot_idx < schema.num_slots; ++slot_idx) {
+    const int64_t base = slot_base(schema, slot_idx);
+    bad = find_bad_lane(agreed, mine, base, base + slot_lanes(schema));
+  }
+  return bad;
+}
+
+// Whether a slot's op can move: every rank is ready, or some rank has failed. `lanes` points at the
+// slot's first lane; an unused slot is not settled.
+HICACHE_HD bool is_settled(const int64_t* lanes) {
+  return lanes[kReadyLane] == 1 || lanes[kReadyLane] == kLaneFailed;
+}
+
 HICACHE_HD LaneVerdict lane_verdict(const LaneSchema& schema, const int64_t* agreed,
                                     const int64_t* mine, int64_t lane) {
   if (lane == kLaneNeutral) return {-1, 0, 0, 0};

@@ -136,9 +136,18 @@ def pack(schema: TickSchema, epoch: int, digest: int, slots: Mapping[int, SlotSt
     unused here, and must be unused on every other rank. AgreementError, with slot, field and
     value, for anything out of range.
     """
-    return _C.lanes_pack(
-        schema.native, epoch, digest, slots if type(slots) is dict else dict(slots)
-    )
+    return Packer(schema).pack(epoch, digest, slots)
+
+
+class Packer:
+    """pack() from tick to tick: a slot whose state is the same object as before costs nothing."""
+
+    def __init__(self, schema: TickSchema) -> None:
+        self._native = _C.LanePacker(schema.native)
+
+    def pack(self, epoch: int, digest: int, slots: Mapping[int, SlotState]) -> Lanes:
+        """See pack()."""
+        return self._native.pack(epoch, digest, slots if type(slots) is dict else dict(slots))
 
 
 def unpack(
@@ -170,4 +179,17 @@ def unpack(
         unknown = mine is not slots_mine and digest is None and schema.lane_name(lane) == "digest"
         shown = None if unknown else my_value
         raise LaneError.of(schema, lane, epoch, shown, low, high)
+    return agreed
+
+
+def unpack_settled(
+    schema: TickSchema, lanes: Lanes, epoch: int, mine: Lanes
+) -> dict[int, AgreedSlot]:
+    """As unpack(), but only the slots whose op can move: all ranks are ready, or one has failed.
+
+    The others are verified, too; most ops of a tick wait for I/O, and cost nothing here.
+    """
+    verdict, agreed = _C.lanes_unpack_settled(schema.native, lanes, mine, AgreedSlot)
+    if verdict[0] >= 0:
+        raise LaneError.of(schema, verdict[0], epoch, *verdict[1:])
     return agreed

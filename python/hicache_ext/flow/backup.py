@@ -61,6 +61,7 @@ class BackupOp(TransferOp):
     def state(self) -> SlotState:
         if self.phase != Phase.STORE:
             return super().state()
+        self.has_news = False  # before looking: if it ends from now on, that is news again
         zeros = (0,) * len(self._ctx.pools.names)
         ready = self._store is None or self._store.done()
         return SlotState(self.op_id, self.step, ready, 0, zeros, zeros)
@@ -82,7 +83,7 @@ class BackupOp(TransferOp):
         if self._ctx.store is None:
             return self._finish(Outcome.COMMITTED)
         writes = self._lock_writes()
-        self._store = self._ctx.io.submit(lambda: self._write(writes))
+        self._store = self._watch(self._ctx.io.submit(lambda: self._write(writes)))
         self._enter(Phase.STORE)
         return False
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from hicache_ext.agreement.group import Group
 from hicache_ext.agreement.postmortem import Exchange, explain
-from hicache_ext.agreement.schema import LaneError, Lanes, TickSchema, pack, unpack
+from hicache_ext.agreement.schema import LaneError, Lanes, Packer, TickSchema, unpack_settled
 from hicache_ext.errors import AgreementError, HiCacheError
 from hicache_ext.flow import kinds
 from hicache_ext.flow.backup import BackupOp
@@ -46,7 +46,7 @@ class FlowEngine:
         depth: int,
         deadline_s: float,
     ) -> None:
-        self._schema = schema
+        self._schema, self._packer = schema, Packer(schema)
         self._group = group
         self._digest = digest
         self._log = log
@@ -99,7 +99,7 @@ class FlowEngine:
             self._epoch += 1
             self._log.add(kinds.TICK, self._epoch)
             digest = self._digest() ^ self._log.hash
-            lanes = pack(self._schema, self._epoch, digest, self._ops.states())
+            lanes = self._packer.pack(self._epoch, digest, self._ops.states())
             try:
                 self._group.issue(lanes)
             except AgreementError as error:
@@ -152,7 +152,8 @@ class FlowEngine:
         """Waits for ranks that have not issued it yet."""
         epoch, mine = self._published[0]
         try:
-            agreed = unpack(self._schema, self._group.result(self._deadline_s), epoch, mine)
+            lanes = self._group.result(self._deadline_s)
+            agreed = unpack_settled(self._schema, lanes, epoch, mine)
         except LaneError as error:
             self._broken = error
             self._broken = explain(error, mine, self._exchange(), self._log)

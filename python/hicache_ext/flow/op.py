@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future
 from enum import IntEnum
+from typing import TypeVar
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.record import Record
@@ -34,6 +36,7 @@ class Phase(IntEnum):
 
 
 _STEP = 16  # above every phase
+_T = TypeVar("_T")
 
 
 class Op:
@@ -46,10 +49,22 @@ class Op:
         self.phase = phase
         self.step: int = phase
         """The phase and the number of transitions so far; the same on every rank."""
+        self.has_news = True
+        """Whether state() may differ from what it last was: else it is not asked again. An op that
+        takes it back has to set it when something changes, from whatever thread."""
+
+    def _watch(self, future: Future[_T]) -> Future[_T]:
+        """A future whose end is news."""
+        future.add_done_callback(self._end_of_watch)
+        return future
+
+    def _end_of_watch(self, future: Future[_T]) -> None:
+        self.has_news = True
 
     def _enter(self, phase: Phase) -> None:
         """Takes a transition, maybe to the same phase: what the ranks said before it is void."""
         self.phase = phase
+        self.has_news = True
         self.step = (self.step // _STEP + 1) * _STEP + phase
 
     def start(self) -> None:
@@ -74,6 +89,7 @@ class OpTable:
 
     def __init__(self, num_slots: int) -> None:
         self._slots: list[Op | None] = [None] * num_slots
+        self._states: dict[int, SlotState] = {}
         self._pending: deque[Op] = deque()
 
     def add(self, op: Op) -> None:
@@ -93,10 +109,14 @@ class OpTable:
                 op.start()
 
     def states(self) -> dict[int, SlotState]:
-        return {slot: op.state() for slot, op in enumerate(self._slots) if op is not None}
+        """What this rank publishes, by slot; the same objects as before where nothing is new."""
+        for slot, op in enumerate(self._slots):
+            if op is not None and op.has_news:
+                self._states[slot] = op.state()
+        return self._states
 
     def apply(self, agreed: Mapping[int, AgreedSlot]) -> list[Op]:
-        """Applies a tick's result in op order; returns the ops that it finished.
+        """Applies a tick's settled slots in op order; returns the ops that it finished.
 
         What was said about a step that is over, or about an op that has left its slot, is dropped.
         """
@@ -107,6 +127,7 @@ class OpTable:
                 continue
             if op.apply(result):
                 self._slots[slot] = None
+                del self._states[slot]
                 finished.append(op)
         return finished
 
@@ -114,6 +135,7 @@ class OpTable:
         """Youngest first, so that nothing is taken from under an older op."""
         held = [op for op in self._slots if op is not None] + list(self._pending)
         self._slots = [None] * len(self._slots)
+        self._states.clear()
         self._pending.clear()
         for op in sorted(held, key=lambda op: -op.op_id):
             op.cancel()

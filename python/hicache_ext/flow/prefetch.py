@@ -84,13 +84,15 @@ class PrefetchOp(Op):
     # -- what this rank publishes ------------------------------------------------------------
 
     def start(self) -> None:
-        self._query = self._ctx.io.submit(self._ask_store)
+        self._query = self._watch(self._ctx.io.submit(self._ask_store))
 
     def abort(self) -> None:
         """The request is gone. Takes effect at the next tick, on all ranks."""
         self._stop.set()
+        self.has_news = True
 
     def state(self) -> SlotState:
+        self.has_news = False  # before looking: what ends from now on is news again
         zeros = (0,) * len(self._ctx.pools.names)
         ready, num_pages, short, hits = True, 0, zeros, zeros
         if self.phase == Phase.QUERY:
@@ -181,7 +183,7 @@ class PrefetchOp(Op):
         if verdict == Verdict.GRANTED:
             held = self._reservation.pages
             self._ctx.pools.move(Tier.HOST, held, PageState.IO)
-            self._read = self._ctx.io.submit(lambda: self._read_pages(held))
+            self._read = self._watch(self._ctx.io.submit(lambda: self._read_pages(held)))
             self._enter(Phase.READ)
         else:
             self._enter(Phase.RESERVE)  # votes once more
