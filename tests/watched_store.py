@@ -31,11 +31,14 @@ class WatchedStore(FaultyStore):
     def write_from(
         self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
     ) -> list[bool]:
+        self._watch_write(pool, keys, pages)
+        return super().write_from(pool, keys, pages)
+
+    def _watch_write(self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]) -> None:
         self._watch("write from", pool, pages, PageState.ATTACHED)
         for key, page in zip(keys, pages, strict=True):
             if self.content is not None and bytes(page) != self.content(pool, key):
                 self.violations.append(f"{pool} page of another key written under {key.hex()}")
-        return super().write_from(pool, keys, pages)
 
     def _watch(self, what: str, pool: str, pages: Sequence[memoryview], want: PageState) -> None:
         host = self._host[pool]

@@ -48,41 +48,68 @@ class Delays:
 
 
 class SimFuture(Future):
-    """A call that runs when its time has come, or when somebody waits for it."""
+    """A call that begins and ends when its time has come, or when somebody waits for it.
 
-    def __init__(self, call: Callable[[], Any]) -> None:
+    The call itself takes no time: what it does to memory in its last moment, it puts on `landing`.
+    """
+
+    def __init__(self, call: Callable[[], Any], landing: list[Callable[[], None]]) -> None:
         super().__init__()
-        self._call = call
+        self._call: Callable[[], Any] | None = call
+        self._landing = landing
+        self._outcome: Any = None
+        self._error: Exception | None = None
+        self._late: list[Callable[[], None]] = []
 
-    def run(self) -> None:
-        if not self.done():
-            try:
-                self.set_result(self._call())
-            except Exception as error:  # as a thread of a pool would
-                self.set_exception(error.with_traceback(None))
+    def begin(self) -> None:
+        if self._call is None:
+            return
+        call, self._call = self._call, None
+        try:
+            self._outcome = call()
+        except Exception as error:  # as a thread of a pool would
+            self._error = error.with_traceback(None)
+        self._late = self._landing.copy()
+        self._landing.clear()
+
+    def end(self) -> None:
+        if self.done():
+            return
+        self.begin()
+        for land in self._late:
+            land()
+        if self._error is None:
+            self.set_result(self._outcome)
+        else:
+            self.set_exception(self._error)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        self.run()
+        self.end()
         return super().exception(timeout)
 
 
 class SimIo:
-    """The I/O threads of one rank: calls end in any order."""
+    """The I/O threads of one rank: calls end in any order, and bytes land when they end."""
 
     def __init__(self, clock: Clock, delays: Delays) -> None:
+        self.landing: list[Callable[[], None]] = []
         self._clock, self._delays = clock, delays
         self._futures: list[SimFuture] = []
 
     def submit(self, call: Callable[[], Any]) -> SimFuture:
-        future = SimFuture(call)
+        future = SimFuture(call, self.landing)
         self._futures.append(future)
-        delay_ms = self._delays.draw()
-        if delay_ms:
-            self._clock.after(delay_ms, future.run)
-        else:
-            future.run()
+        waits_ms, takes_ms = self._delays.draw(), self._delays.draw()
+        self._after(waits_ms, future.begin)
+        self._after(waits_ms + takes_ms, future.end)
         return future
+
+    def _after(self, delay_ms: int, call: Callable[[], None]) -> None:
+        if delay_ms:
+            self._clock.after(delay_ms, call)
+        else:
+            call()
 
     def close(self) -> None:
         for future in self._futures:
-            future.run()
+            future.end()

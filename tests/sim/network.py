@@ -53,6 +53,10 @@ class SimGroup:
         self.num_issued = self._num_collected = 0
         self.garbage: random.Random | None = None  # spoils the next lanes
 
+    @property
+    def num_uncollected(self) -> int:
+        return self.num_issued - self._num_collected
+
     def issue(self, lanes: Lanes) -> None:
         if self.garbage is not None:
             lanes = lanes.copy()

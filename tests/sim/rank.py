@@ -34,22 +34,23 @@ class SimRank:
         num_host = schedule.num_host_pages[self.rank]
         self.device = {n: SimPool(n, Tier.DEVICE, schedule.num_device_pages) for n in names}
         self.host = {n: SimPool(n, Tier.HOST, num_host) for n in names}
-        self.store = SimStore(self.rank, self.host, self.rng)  # type: ignore[arg-type]
+        delays = Delays(self.rng, schedule.io_ms)
+        io = SimIo(clock, delays)
+        self.store = SimStore(self.rank, self.host, self.rng, io.landing)  # type: ignore[arg-type]
         for prompt in schedule.prompts:
             self.store.fill(keys_of(prompt), schedule.fill_rate)
-        self.io_delays = Delays(self.rng, schedule.io_ms)
         config = CacheConfig(
             page_size=PAGE_SIZE,
             window_tokens=schedule.window_tokens,
             prefetch_threshold_tokens=schedule.threshold_tokens,
             short_window=schedule.short_window,
             num_slots=schedule.num_slots,
+            tick_depth=schedule.tick_depth,
             tick_deadline_s=schedule.deadline_ms / 1000,
         )
         store = self.store if schedule.starts_with_store else None
-        io = SimIo(clock, self.io_delays)
         self.cache = HiCache(config, self.device, self.host, store, group, io)
-        simulate(self.cache.pools, clock, self.io_delays, schedule.copy_fail_rate)
+        simulate(self.cache.pools, clock, delays, schedule.copy_fail_rate)
 
     def write(self, keys: list[bytes], pages: dict[str, list[int]]) -> None:
         """Plays the forward pass: fills device pages with the bytes of their keys."""
@@ -84,9 +85,8 @@ class SimRank:
         counts = [n for pool in pools for n in pool.allocator.counts().values()]
         return (state.digest, state.next_ticket, len(state.receipts), *counts)
 
-    def check_ledger(self) -> None:
-        """Each page has one owner, and the store was handed no page that it must not touch."""
-        self.cache.check_integrity()
+    def check_io(self) -> None:
+        """No store call touched a page that was not its op's."""
         assert not self.store.violations, self.store.violations
 
     def check_idle(self) -> None:
@@ -99,6 +99,7 @@ class SimRank:
 
     def check_empty(self) -> None:
         """No request holds anything: the tree gives everything up, and all pages are free."""
+        self.check_io()
         self.check_idle()
         assert not self.cache.tree._state.receipts, "locks that nobody holds"
         for tier in (Tier.DEVICE, Tier.HOST):

@@ -44,6 +44,7 @@ class Schedule:
     num_ranks: int
     num_steps: int
     num_slots: int
+    tick_depth: int
     num_device_pages: int
     num_host_pages: tuple[int, ...]  # per rank: the vote must make up for it
     window_tokens: int | None
@@ -56,7 +57,7 @@ class Schedule:
     trouble_rate: float  # each time a rank runs
     abort_rate: float  # each time a rank runs
     starts_with_store: bool
-    fill_rate: float  # of L3, by an earlier process
+    fill_rate: float  # window pages in L3 from an earlier process
     prompts: tuple[Prompt, ...]
     fate: Fate
     fate_rank: int
@@ -80,6 +81,7 @@ def make_schedule(seed: int) -> Schedule:
         num_ranks=num_ranks,
         num_steps=num_steps,
         num_slots=rng.choice([1, 2, 8]),
+        tick_depth=rng.choice([0, 1]),
         num_device_pages=rng.choice([6, 10, 20]),
         num_host_pages=tuple(host),
         window_tokens=rng.choice([1, 3, 3, 5, None]),
@@ -89,10 +91,10 @@ def make_schedule(seed: int) -> Schedule:
         io_ms=rng.choice([0, 2, 10, 40]),
         net_ms=rng.choice([0, 1, 15]),
         copy_fail_rate=0.0 if is_calm else 0.03,
-        trouble_rate=0.0 if is_calm else rng.choice([0.1, 0.4]),
-        abort_rate=rng.choice([0.0, 0.02, 0.1]),
+        trouble_rate=0.0 if is_calm else rng.choice([0.05, 0.2]),
+        abort_rate=rng.choice([0.0, 0.05, 0.2]),
         starts_with_store=rng.random() < 0.85,
-        fill_rate=rng.choice([0.0, 0.9, 1.0]),
+        fill_rate=rng.choice([0.0, 0.6, 0.9, 1.0]),
         prompts=make_prompts(rng),
         fate=rng.choice(list(Fate)[1:]) if is_fatal else Fate.NONE,
         fate_rank=rng.randrange(num_ranks),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from hicache_ext.flow.op import Phase
 from hicache_ext.flow.record import PrefetchRecord, Record
 from hicache_ext.match import Match
 from hicache_ext.tier import Tier
@@ -20,6 +21,8 @@ from .schedule import Prompt, Schedule
 
 WAIT = -1
 """Yielded where the rank waits for the others; a number >= 0 is a pause in ms."""
+
+ABORTED_PHASES = (Phase.QUERY, Phase.RESERVE, Phase.READ, Phase.READ)
 
 
 @dataclass
@@ -62,7 +65,7 @@ class Serving:
             self._evict,
             self._flush,
         ]
-        self._weights = (4, 2, 1, 3, 4, 1, 0.5)
+        self._weights = (4, 3, 1, 3, 4, 2, 1)
 
     def run(self) -> Iterator[int]:
         """The script, then ticks until everything is over."""
@@ -112,15 +115,17 @@ class Serving:
         self.held.append(Request(prompt, match))
         self._check(self.held[-1])
         if self._script.random() < 0.6:
-            self._load_back()
+            self._load(self.held[-1])
 
     def _load_back(self) -> None:
         """A match that was held for some time is still good for it."""
         if self.held:
-            request = self._script.choice(self.held)
-            if not request.match.loading:
-                op_id = self.rank.cache.load_back(request.match)
-                self._say(f"load_back {self._name(request.prompt)}: op {op_id}")
+            self._load(self._script.choice(self.held))
+
+    def _load(self, request: Request) -> None:
+        if not request.match.loading:
+            op_id = self.rank.cache.load_back(request.match)
+            self._say(f"load_back {self._name(request.prompt)}: op {op_id}")
 
     def _prefill(self) -> None:
         """A request computes a chunk of what it lacks; it may give up, or find L1 full."""
@@ -164,7 +169,7 @@ class Serving:
 
     def _evict(self) -> None:
         tier = self._script.choice([Tier.DEVICE, Tier.HOST])
-        need = {name: self._script.randrange(4) for name in self.rank.device}
+        need = {name: self._script.randrange(6) for name in self.rank.device}
         self._say(f"evict {tier.name} {need}")
         self.rank.cache.evict(tier, need)
 
@@ -177,10 +182,16 @@ class Serving:
     # -- for the world -------------------------------------------------------------------------
 
     def abort(self) -> int | None:
-        """The client of one of the last prefetches is gone; this rank may be the first to know."""
-        if not self._in_flight:
+        """The client of a prefetch is gone; this rank may be the first to know.
+
+        By phase, as most of the time is spent asking the store.
+        """
+        phase = self.rank.rng.choice(ABORTED_PHASES)
+        ops = [self.rank.cache._prefetches[op_id] for op_id in self._in_flight]
+        found = [op.op_id for op in ops if op.phase == phase]
+        if not found:
             return None
-        op_id = self.rank.rng.choice(self._in_flight[-3:])
+        op_id = self.rank.rng.choice(found)
         self.rank.cache.abort(op_id)
         return op_id
 

@@ -132,9 +132,11 @@ class Seat:
         self.wake()
 
     def wake(self) -> None:
-        """Goes on if the lanes that it waits for are there."""
-        if self._waits and not self.is_over and self.group.ready():
-            self.resume()
+        """Goes on if the lanes that it waits for are there: those of `tick_depth` ticks ago."""
+        if self._waits and not self.is_over:
+            depth = self._world.schedule.tick_depth
+            if self.group.num_uncollected <= depth or self.group.ready():
+                self.resume()
 
     def _fail(self, error: AgreementError) -> None:
         """The ranks no longer agree: right if one of them has met its fate, and soon after it."""
@@ -147,7 +149,7 @@ class Seat:
             raise Violation(f"fate at {world.fate_ms} ms, heard of at {now_ms} ms: {error}")
         self.error, self.is_over = error, True
         self.serving.give_up()
-        self.rank.check_ledger()
+        self.rank.cache.check_integrity()
         if self.rank.rng.random() < 0.5:
             self.group.close()
 
@@ -185,9 +187,10 @@ class Seat:
     def applied(self, records: list[Record]) -> None:
         """See Observer. The checks of every tick."""
         cache = self.rank.cache
+        self.rank.check_io()
         state = self.rank.fingerprint()
         if state != self._checked:  # nothing to check anew in a tick that changed nothing
-            self.rank.check_ledger()
+            cache.check_integrity()
             self._checked, self._picture = state, cache.tree.show()
         ended = ", ".join(map(describe, records)) or "nothing"
         free = [pool.num_free for pool in self.rank.device.values()]
