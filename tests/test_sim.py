@@ -15,6 +15,7 @@ EXPECTED = [
     *(f"prefetch {how}" for how in ("committed", "miss", "capacity", "aborted", "dropped")),
     *(f"backup {how}" for how in ("committed", "capacity", "failed")),
     *(f"loadback {how}" for how in ("committed", "capacity", "failed")),
+    *(f"store {how}" for how in ("committed", "failed")),
     *(fate.value for fate in Fate if fate != Fate.NONE),
 ]
 

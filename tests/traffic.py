@@ -263,8 +263,6 @@ class Traffic:
         """Nothing is locked: the tree gives everything up."""
         assert not rank.cache.tree._state.receipts
         for tier in (Tier.DEVICE, Tier.HOST):
-            freed = rank.cache.tree.clear(tier)
-            rank.cache.pools.free(Tier.DEVICE, freed.device)
-            rank.cache.pools.free(Tier.HOST, freed.host)
+            rank.cache.pools.take_back(rank.cache.tree.clear(tier))
         for pool in (*rank.device.values(), *rank.host.values()):
             assert pool.allocator.counts()[PageState.FREE] == pool.capacity

@@ -13,7 +13,6 @@ One request's life (every rank makes the same calls in the same order):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 
 from hicache_ext.agreement.group import Group
 from hicache_ext.agreement.local import LocalGroup
@@ -29,16 +28,15 @@ from hicache_ext.flow.io import Io, ThreadIo
 from hicache_ext.flow.load_back import LoadBackOp
 from hicache_ext.flow.pools import PoolSet
 from hicache_ext.flow.prefetch import PrefetchOp
-from hicache_ext.flow.record import PrefetchRecord, Record
+from hicache_ext.flow.record import PrefetchRecord, Record, StoreAction, StoreRecord
 from hicache_ext.flow.span import find_span
+from hicache_ext.flow.store_switch import StoreSwitch, check_switch
 from hicache_ext.keys import page_keys, token_hash
 from hicache_ext.match import Match
 from hicache_ext.pool import PagePool
 from hicache_ext.stats import CacheStats
 from hicache_ext.storage.protocol import PageStore
 from hicache_ext.tier import Tier
-from hicache_ext.tree.components.base import Component
-from hicache_ext.tree.components.full import Full
 from hicache_ext.tree.components.swa import Swa
 from hicache_ext.tree.key import pack_tokens
 from hicache_ext.tree.radix import RadixTree
@@ -62,10 +60,8 @@ class HiCache:
         group: Group | None = None,
         io: Io | None = None,
     ) -> None:
-        components: list[Component] = [Full()]
-        if config.window_tokens is not None:
-            components.append(Swa(config.window_tokens))
-        names = [component.name for component in components]
+        components = config.components()
+        names = [c.name for c in components]
         if list(device) != names:
             raise LayoutError(f"pools {list(device)} do not fit components {names}")
         self.config = config
@@ -121,7 +117,7 @@ class HiCache:
         look. The pages are in L2 once `tick` returns the op's PrefetchRecord.
         """
         self._engine.check_usable()
-        if self._ctx.store is None:
+        if not self._ctx.can_ask_store:
             return None
         span = find_span(self.tree, pack_tokens(tokens), namespace, self._windows)
         if span is None or span.num_tokens < self.config.prefetch_threshold_tokens:
@@ -198,14 +194,11 @@ class HiCache:
             raise LayoutError(
                 f"{len(packed) // 4} tokens are no whole number of pages of {self.config.page_size}"
             )
-        given = {name: list(pages[name]) for name in self.pools.names}
+        given = {n: list(pages[n]) for n in self.pools.names}
         match.check_extends(packed, given, self._windows)
         self.pools.check_reserved(Tier.DEVICE, given, or_attached=match.pages)
         result = self.tree.insert(packed, given, match.namespace)
-        self.pools.free(Tier.DEVICE, result.released)
-        for name, ids in given.items():
-            gone = set(result.released.get(name, ()))
-            self.pools.attach(Tier.DEVICE, name, [i for i in ids if i not in gone])
+        self.pools.settle(Tier.DEVICE, given, result.released)
         match.tokens, match.node, match.num_tokens = packed, result.node, result.num_tokens
         match.hold(self.tree, result.node, result.num_tokens, self._windows)
         num_new = (result.num_tokens - result.num_present_tokens) // self.config.page_size
@@ -217,21 +210,34 @@ class HiCache:
 
     def evict(self, tier: Tier, num_pages: Mapping[str, int]) -> None:
         """Frees that many pages per pool, least recently used first, if they are unlocked."""
-        freed = self.tree.evict(tier, num_pages)
-        self.pools.free(Tier.DEVICE, freed.device)
-        self.pools.free(Tier.HOST, freed.host)
+        self.pools.take_back(self.tree.evict(tier, num_pages))
 
     def flush(self, *tiers: Tier) -> None:
         """Empties L1 and L2, or the given tiers, of what is not locked. Needs no op in flight."""
         self._engine.check_usable()
-        if self._engine.num_in_flight:
-            raise TreeError(
-                f"flush with {self._engine.num_in_flight} ops in flight; call drain() first"
-            )
+        if num := self._engine.num_in_flight:
+            raise TreeError(f"flush with {num} ops in flight; call drain() first")
         for tier in tiers or (Tier.DEVICE, Tier.HOST):
-            freed = self.tree.clear(tier)
-            self.pools.free(Tier.DEVICE, freed.device)
-            self.pools.free(Tier.HOST, freed.host)
+            self.pools.take_back(self.tree.clear(tier))
+
+    def attach_store(self, store: PageStore | None) -> int:
+        """Gives an L3 to a cache that has none, on all ranks or on none; returns the op id.
+
+        It is there once `tick` returns the op's StoreRecord: what is in flight ends first, what
+        comes later waits. A rank with nothing to attach gives None: the op then fails everywhere.
+        """
+        return self._switch_store(StoreAction.ATTACH, store)
+
+    def detach_store(self) -> int:
+        """Takes L3 away in the same way; once the op is over, its caller may close the store."""
+        return self._switch_store(StoreAction.DETACH, None)
+
+    def _switch_store(self, action: StoreAction, store: PageStore | None) -> int:
+        self._engine.check_usable()
+        check_switch(self._ctx, action)
+        op = StoreSwitch(self._ctx, StoreRecord(self._engine.new_id(), action), store)
+        self._engine.add(op)
+        return op.op_id
 
     # -- the tick ----------------------------------------------------------------------------
 
@@ -258,10 +264,7 @@ class HiCache:
         self._engine.publish()
 
     def apply(self) -> list[Record]:
-        """The second half of `tick`: applies what was agreed `tick_depth` ticks ago.
-
-        Waits only for ranks that have not said it yet.
-        """
+        """The second half of `tick`: waits for what was said `tick_depth` ticks ago, applies it."""
         return self._ended(self._engine.apply())
 
     def drain(self) -> list[Record]:
@@ -286,12 +289,7 @@ class HiCache:
     def __enter__(self) -> HiCache:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def check_integrity(self) -> None:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from hicache_ext.errors import LayoutError
 from hicache_ext.flow.context import ShortWindow
+from hicache_ext.tree.components.base import Component
+from hicache_ext.tree.components.full import Full
+from hicache_ext.tree.components.swa import Swa
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,11 @@ class CacheConfig:
     num_slots: int = 64  # ops that can be in flight at once; more wait in line
     tick_depth: int = 1  # steps from publish to apply; 0: the tick waits for the other ranks
     tick_deadline_s: float = 30.0  # a rank later than this is an AgreementError on the others
+
+    def components(self) -> list[Component]:
+        """One policy per cache kind, for a new tree."""
+        windows = [] if self.window_tokens is None else [Swa(self.window_tokens)]
+        return [Full(), *windows]
 
     def __post_init__(self) -> None:
         if self.page_size <= 0:

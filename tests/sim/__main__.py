@@ -25,16 +25,20 @@ def run_seed(seed: int, trace: bool = False) -> tuple[Counter[str], str | None, 
     """What happened in the run, what was wrong with it, and its trace."""
     world = World(make_schedule(seed), trace)
     wrong = None
+    log = logging.getLogger("hicache_ext")
+    level = log.level
+    log.setLevel(logging.ERROR)  # no warnings of stores that were told to fail
     try:
         world.run()
     except Exception as error:  # whatever it is, it is what we look for
         wrong = f"{type(error).__name__}: {error}"
+    finally:
+        log.setLevel(level)
     return world.outcomes, wrong, world.trace or []
 
 
 def run_batch(seeds: Iterable[int]) -> tuple[Counter[str], dict[int, str]]:
     """The sum of what happened, and the seeds that failed."""
-    logging.disable(logging.WARNING)  # of stores that were told to fail
     total: Counter[str] = Counter()
     failed = {}
     for seed in seeds:
@@ -58,7 +62,6 @@ def run_many(first: int, num: int, num_workers: int | None = None) -> tuple[Coun
 
 
 def replay(seed: int) -> int:
-    logging.disable(logging.WARNING)
     _, wrong, trace = run_seed(seed, trace=True)
     print("\n".join(trace))
     print(f"\nseed {seed}: {wrong or 'nothing wrong'}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hicache_ext.flow.record import BackupRecord, Outcome, PrefetchRecord, Record
+from hicache_ext.flow.record import Outcome, PrefetchRecord, Record, StoreRecord
 from hicache_ext.flow.span import window_request
 
 from .memory import PAGE_SIZE
@@ -54,8 +54,9 @@ def describe(record: Record) -> str:
         )
         windows = record.num_window_pages, record.num_attached_pages
         return f"{text} matched, span, hit, loaded, committed {tokens} {windows} {record.losses}"
-    assert isinstance(record, BackupRecord) or not hasattr(record, "num_stored_pages")
-    return f"{text} {getattr(record, 'num_pages', '')}"
+    if isinstance(record, StoreRecord):
+        return f"{text} {record.action.value}"
+    return f"{text} {record.num_pages}"
 
 
 @dataclass

@@ -103,9 +103,7 @@ class SimRank:
         self.check_idle()
         assert not self.cache.tree._state.receipts, "locks that nobody holds"
         for tier in (Tier.DEVICE, Tier.HOST):
-            freed = self.cache.tree.clear(tier)
-            self.cache.pools.free(Tier.DEVICE, freed.device)
-            self.cache.pools.free(Tier.HOST, freed.host)
+            self.cache.pools.take_back(self.cache.tree.clear(tier))
         for pool in (*self.device.values(), *self.host.values()):
             assert pool.num_free == pool.capacity, f"{pool.name}: {pool.allocator.counts()}"
             pool.close()

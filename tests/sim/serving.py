@@ -64,8 +64,9 @@ class Serving:
             self._prefetch,
             self._evict,
             self._flush,
+            self._switch_store,
         ]
-        self._weights = (4, 3, 1, 3, 4, 2, 1)
+        self._weights = (4, 3, 1, 3, 4, 2, 1, 0.7)
 
     def run(self) -> Iterator[int]:
         """The script, then ticks until everything is over."""
@@ -178,6 +179,18 @@ class Serving:
         if not self.rank.cache.num_in_flight:
             self._say(f"flush {[tier.name for tier in tiers]}")
             self.rank.cache.flush(*tiers)
+
+    def _switch_store(self) -> None:
+        """Attaches or detaches L3 under whatever is in flight; a rank may have none to attach."""
+        cache, ctx = self.rank.cache, self.rank.cache._ctx
+        if ctx.is_switching:
+            return
+        if ctx.store is not None:
+            op_id = cache.detach_store()
+        else:
+            is_lost = self.rank.rng.random() < self._schedule.trouble_rate
+            op_id = cache.attach_store(None if is_lost else self.rank.store)
+        self._say(f"switch of the store: op {op_id}")
 
     # -- for the world -------------------------------------------------------------------------
 

@@ -32,3 +32,9 @@ class FlowContext:
     short_window: ShortWindow
     prefetch_threshold_tokens: int
     evict_for_reserve: Callable[[Tier, Mapping[str, int]], None]
+    is_switching: bool = False  # another store, or none, comes once what is in flight has settled
+
+    @property
+    def can_ask_store(self) -> bool:
+        """Whether there is a store, and will be when an op that is made now gets its turn."""
+        return self.store is not None and not self.is_switching

@@ -33,6 +33,7 @@ class Phase(IntEnum):
     STORE = 5  # host to store
     DRAIN = 6  # aborted or failed on some rank: waiting for I/O that still touches our pages
     DONE = 7
+    SWITCH = 8  # another store, or none
 
 
 _STEP = 16  # above every phase
@@ -41,6 +42,9 @@ _T = TypeVar("_T")
 
 class Op:
     """One op of a flow, on one rank."""
+
+    is_alone = False
+    """Whether it starts when every op before it is over, and those after it when it is."""
 
     def __init__(self, op_id: int, record: Record, phase: Phase) -> None:
         self.op_id = op_id
@@ -101,12 +105,16 @@ class OpTable:
     def admit(self) -> None:
         """Fills free slots, lowest first, in the order of `add`."""
         for slot, op in enumerate(self._slots):
-            if not self._pending:
+            if not self._pending or self._has_to_wait(self._pending[0]):
                 return
             if op is None:
                 op = self._pending.popleft()
                 self._slots[slot] = op
                 op.start()
+
+    def _has_to_wait(self, op: Op) -> bool:
+        held = next((other for other in self._slots if other is not None), None)
+        return held is not None and (op.is_alone or held.is_alone)
 
     def states(self) -> dict[int, SlotState]:
         """What this rank publishes, by slot; the same objects as before where nothing is new."""

@@ -10,6 +10,7 @@ from hicache_ext.plan import ascending_side
 from hicache_ext.pool import PagePool, PageState
 from hicache_ext.ticket import Ticket, drain, results
 from hicache_ext.tier import Tier
+from hicache_ext.tree.results import EvictResult
 
 Pages = Mapping[str, Sequence[int]]
 
@@ -54,17 +55,23 @@ class PoolSet:
                     f"pool {name}: page_size {specs[0].page_size} on device, "
                     f"{specs[1].page_size} on host, {page_size} in the tree"
                 )
-            if needs_page_view and not specs[1].is_page_contiguous:
-                raise LayoutError(
-                    f"host pool {name} has layout {specs[1].name}; a store needs one whose pages "
-                    "are contiguous, such as page_unified"
-                )
             for to, src, dst in (
                 (Tier.HOST, device[name], host[name]),
                 (Tier.DEVICE, host[name], device[name]),
             ):
                 side = ascending_side(src.buffer.device)
                 self._plans[name, to] = make_plan(src.spec, dst.spec, ascending=side)
+        if needs_page_view:
+            self.check_page_view()
+
+    def check_page_view(self) -> None:
+        """LayoutError unless a store can read and write the pages of every host pool."""
+        for name, pool in self._pools[Tier.HOST].items():
+            if not pool.spec.is_page_contiguous:
+                raise LayoutError(
+                    f"host pool {name} has layout {pool.spec.name}; a store needs one whose pages "
+                    "are contiguous, such as page_unified"
+                )
 
     def get(self, tier: Tier, name: str) -> PagePool:
         return self._pools[tier][name]
@@ -131,7 +138,19 @@ class PoolSet:
             if ids:
                 self._pools[tier][name].move(ids, to)
 
-    def attach(self, tier: Tier, name: str, ids: Iterable[int]) -> None:
+    def take_back(self, evicted: EvictResult) -> None:
+        """Frees what the tree gave up, on both tiers."""
+        self.free(Tier.DEVICE, evicted.device)
+        self.free(Tier.HOST, evicted.host)
+
+    def settle(self, tier: Tier, given: Pages, released: Pages) -> None:
+        """Of the pages given to the tree, those that it released are free and the others its."""
+        self.free(tier, released)
+        for name, ids in given.items():
+            gone = set(released.get(name, ()))
+            self._attach(tier, name, [i for i in ids if i not in gone])
+
+    def _attach(self, tier: Tier, name: str, ids: Iterable[int]) -> None:
         """The tree took these; those that it had before stay as they are."""
         allocator = self._pools[tier][name].allocator
         fresh = [i for i in ids if i >= 0 and allocator.state(i) != PageState.ATTACHED]

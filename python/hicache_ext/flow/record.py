@@ -15,7 +15,7 @@ class Outcome(Enum):
     CAPACITY = "capacity"  # some rank had no pages, also after one eviction
     DROPPED = "dropped"  # read, but the tree could not take it
     ABORTED = "aborted"
-    FAILED = "failed"  # a copy failed on some rank
+    FAILED = "failed"  # a copy failed on some rank, or it had no store to attach
 
 
 @dataclass
@@ -60,4 +60,20 @@ class BackupRecord(TransferRecord):
     num_stored_bytes: int = 0  # of this rank
 
 
-Record = PrefetchRecord | TransferRecord
+class StoreAction(Enum):
+    """What happens to L3."""
+
+    ATTACH = "attach_store"
+    DETACH = "detach_store"
+
+
+@dataclass
+class StoreRecord:
+    """What became of an attach or detach of the store. Equal on every rank."""
+
+    op_id: int
+    action: StoreAction
+    outcome: Outcome | None = None
+
+
+Record = PrefetchRecord | TransferRecord | StoreRecord

@@ -103,7 +103,8 @@ def commit_span(
     grafted = ctx.tree.insert_host(
         span.anchor, span.tokens[:num_token_bytes], pages["full"][:num_full]
     )
-    _settle(ctx, "full", pages["full"], grafted.released + pages["full"][num_full:])
+    released = grafted.released + pages["full"][num_full:]
+    ctx.pools.settle(Tier.HOST, {"full": pages["full"]}, {"full": released})
     if grafted.node is None:
         record.losses.append("the anchor lost its host copy")
         ctx.pools.free(Tier.HOST, {n: ids for n, ids in pages.items() if n != "full"})
@@ -118,15 +119,8 @@ def commit_span(
                 result = window.commit()
             released = result.released
             record.num_attached_pages[name] = len(result.attached)
-        _settle(ctx, name, pages[name], released)
+        ctx.pools.settle(Tier.HOST, {name: pages[name]}, {name: released})
     return True
-
-
-def _settle(ctx: FlowContext, name: str, pages: list[int], released: list[int]) -> None:
-    """Frees what came back and marks the rest as the tree's."""
-    ctx.pools.free(Tier.HOST, {name: released})
-    gone = set(released)
-    ctx.pools.attach(Tier.HOST, name, [i for i in pages if i not in gone])
 
 
 def _shortfall(span: Span, num_full: int, num_window: Mapping[str, int]) -> str:

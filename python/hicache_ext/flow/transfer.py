@@ -109,11 +109,7 @@ class TransferOp(Op):
 
     def _apply_copy(self) -> bool:
         pages = self._take_pages()
-        released = self._commit(pages)
-        for name, ids in pages.items():
-            gone = set(released.get(name, ()))
-            self._ctx.pools.free(self._tier, {name: [i for i in ids if i in gone]})
-            self._ctx.pools.attach(self._tier, name, [i for i in ids if i not in gone])
+        self._ctx.pools.settle(self._tier, pages, self._commit(pages))
         return self._after_commit()
 
     # -- the end -----------------------------------------------------------------------------
