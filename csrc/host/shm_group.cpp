@@ -60,6 +60,18 @@ void futex_wake_all(std::atomic<uint64_t>& counter) {
   ::syscall(SYS_futex, futex_word(counter), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
+// A cache line that stays as it was kBuffers ticks ago is not written: it then stays in the caches
+// of the peers, and most lines of most ticks do.
+void write_changes(int64_t* slot, const int64_t* lanes, int64_t num_lanes) {
+  constexpr int64_t kLine = kCacheLine / sizeof(int64_t);
+  for (int64_t i = 0; i < num_lanes; i += kLine) {
+    const size_t num_bytes = std::min(kLine, num_lanes - i) * sizeof(int64_t);
+    if (std::memcmp(slot + i, lanes + i, num_bytes) != 0) {
+      std::memcpy(slot + i, lanes + i, num_bytes);
+    }
+  }
+}
+
 ShmShape checked_shape(int rank, int size, int64_t num_lanes) {
   HICACHE_CHECK(kAgreement, 1 <= size && size <= 1024, "size=", size, " not in [1, 1024]");
   HICACHE_CHECK(kAgreement, 0 <= rank && rank < size, "rank=", rank, " not in [0, ", size, ")");
@@ -137,7 +149,7 @@ void ShmGroup::issue(const int64_t* lanes) {
   check_usable();
   HICACHE_CHECK(kAgreement, num_issued_ - num_collected_ < kDepth, "rank ", rank_, ": ", kDepth,
                 " ticks are uncollected already");
-  std::memcpy(segment_.slot(rank_, num_issued_), lanes, num_lanes() * sizeof(int64_t));
+  write_changes(segment_.slot(rank_, num_issued_), lanes, num_lanes());
   ++num_issued_;
   ShmRankLine& mine = segment_.line(rank_);
   // Sequentially consistent on both sides: either this rank sees the waiter, or the waiter sees

@@ -14,6 +14,7 @@
 
 #include "hicache/check.h"
 #include "hicache/shm_group.h"
+#include "hicache/shm_note.h"
 
 namespace {
 
@@ -53,7 +54,7 @@ extern "C" int __wrap_munmap(void* address, size_t size) {
 namespace {
 
 constexpr int64_t kNumLanes = 37;
-constexpr uint64_t kNumTicks = 2000;
+constexpr uint64_t kNumTicks = 10000;
 std::atomic<int> num_failed = 0;
 
 // The lowest over the ranks is that of rank tick % size.
@@ -74,7 +75,9 @@ void run_rank(const std::string& name, int rank, int size) {
       for (int64_t i = 0; i < kNumLanes; ++i) lanes[i] = value(num_issued, rank, size, i);
       group.issue(lanes.data());
     }
+    if (tick % 16 == 0) group.note(std::string(200, static_cast<char>('a' + tick / 16 % 26)));
     if (!group.wait(30)) ++num_failed;
+    if (tick % 16 == 8) num_failed += group.describe_late(30).empty();  // reads the peers' notes
     group.collect(lanes.data());
     for (int64_t i = 0; i < kNumLanes; ++i) num_failed += lanes[i] != value(tick, 0, 1, i);
   }
@@ -96,10 +99,30 @@ void run_group(int size) {
   for (std::thread& rank : ranks) rank.join();
 }
 
+// A reader sees a text that was written, whole, or none.
+void replace_note_while_reading() {
+  hicache::ShmNote note{};
+  std::atomic<bool> done = false;
+  std::thread reader([&] {
+    while (!done.load()) {
+      const std::string text = note.read();
+      const std::string whole(text.size(), text.empty() ? ' ' : text[0]);
+      num_failed += text != whole || (text.size() != 0 && text.size() != 100 + text[0] % 26u);
+    }
+  });
+  for (int i = 0; i < 20000; ++i) {
+    const char letter = static_cast<char>('a' + i % 26);
+    note.write(std::string(100 + letter % 26, letter));
+  }
+  done = true;
+  reader.join();
+}
+
 }  // namespace
 
 int main() {
   for (int size : {1, 2, 3}) run_group(size);
+  replace_note_while_reading();
   std::printf("test_shm_group: %d failed\n", num_failed.load());
   return num_failed != 0;
 }

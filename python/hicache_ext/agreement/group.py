@@ -21,11 +21,15 @@ class Group(Protocol):
     uncollected: one more is an AgreementError, as is any use after close().
     """
 
-    rank: int
-    size: int
     kind: str
     why: str
     """Why make_group() took this kind; empty for a group that was made directly."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
 
     def issue(self, lanes: Lanes) -> None:
         """Start the MIN of this rank's next tick; does not wait. `lanes` may be reused at once.
@@ -56,9 +60,10 @@ class Group(Protocol):
 
 
 class OneCaller:
-    """Base of a group whose methods are `one_caller`s."""
+    """Base of a group in Python whose methods are `one_caller`s."""
 
     rank: int
+    size: int
     why = ""
 
     def __init__(self) -> None:
