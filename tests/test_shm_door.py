@@ -109,6 +109,16 @@ def test_who_removes_a_stale_segment_is_not_taken_for_its_rank_0(name):
         ShmGroup(name, 1, 2, 10, deadline_s=0.1)
 
 
+def test_who_removes_a_stale_segment_does_not_keep_rank_0_out(name):
+    """Found by docs/verification/shm_door.pml: it was taken for another rank 0, an error."""
+    with (
+        live_segment(name, bytes(4096), first_byte=1),
+        pytest.raises(AgreementError, match=r"a stale segment, which is being removed after"),
+    ):
+        ShmGroup(name, 0, 2, 10, deadline_s=0.1)
+    enter(name)
+
+
 def test_killed_while_meeting_leaves_nothing_that_matters(name):
     rank = ProcessRank()
     rank.start("make_shm", name, 0, 3, 10, 30.0)

@@ -93,6 +93,7 @@ bool ShmSegment::try_enter() { return rank_ == 0 ? create() : open_existing(); }
 bool ShmSegment::create() {
   const int fd = ::shm_open(path_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
   if (fd < 0 && errno == EEXIST) {
+    why_absent_ = "there is a stale segment, which is being removed";
     remove_stale();
     return false;
   }
@@ -126,9 +127,11 @@ void ShmSegment::remove_stale() const {
                 " exists and cannot be opened: ", std::strerror(errno));
   FileCloser closer(fd);
   check_owner(fd);
-  HICACHE_CHECK(kAgreement, try_lock(fd, LockRange::kRemover), "the segment ", path_,
+  const bool locked = try_lock(fd, LockRange::kRemover);
+  // Somebody else who removes it is gone at the next look.
+  HICACHE_CHECK(kAgreement, locked || !has_living_maker(fd), "the segment ", path_,
                 " is in use: another rank 0 waits for its group under this name");
-  if (is_still_named(fd, path_)) ::shm_unlink(path_.c_str());
+  if (locked && is_still_named(fd, path_)) ::shm_unlink(path_.c_str());
 }
 
 // What groups of this user left that were killed to the last rank while they were meeting: nobody
