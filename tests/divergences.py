@@ -1,12 +1,16 @@
-"""Ways in which one rank parts from the others: programs of one rank, run in threads and processes.
+"""Ways in which one rank parts from the others, and what the errors must say.
 
-The last rank is the odd one. Each program ends at the tick whose lanes are the first to differ.
+Programs of one rank, run in threads and in processes. The last rank is the odd one. Each program
+ends at the tick whose lanes are the first to differ.
 """
 
 from __future__ import annotations
 
+import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ranks import PAGE_SIZE, Rank
@@ -124,3 +128,36 @@ def part(rank: Rank, name: str) -> tuple[int, str]:
         except AgreementError as error:
             return num_ticks, str(error)
     return 0, "the ranks agree"
+
+
+def usual_of(size):
+    return "rank 0" if size == 2 else f"ranks {', '.join(str(rank) for rank in range(size - 1))}"
+
+
+def check_by_rank(text, size, odd, usual):
+    """The parts of the odd rank and of the others, in whichever order."""
+    sides = f"rank {size - 1}: {odd}", f"{usual_of(size)}: {usual}"
+    pattern = "|".join(f"{a}; {b}" for a, b in (sides, sides[::-1]))
+    assert re.search(f"^.*: ({pattern})$", text, re.M), f"{text}\n{pattern}"
+
+
+def dump_of(text):
+    return Path(re.search(r" are in (.*)$", text)[1])
+
+
+def check(name, depth, size, said):
+    case = CASES[name]
+    for rank, (num_ticks, text) in enumerate(said):
+        assert num_ticks == 1 + depth, text
+        first, by_rank, operation, dump = text.splitlines()
+        assert f"({case.lane}): this rank has " in first
+        assert by_rank.startswith(f"{case.lane} by rank: ")
+        check_by_rank(by_rank, size, r"\d+", r"\d+")
+        assert operation.startswith("first different operation (number ")
+        check_by_rank(operation, size, case.odd_did, case.usual_did)
+        path = Path(
+            re.search(rf"^the last operations of this rank \({rank}\) are in (.*)", dump)[1]
+        )
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        (marked,) = [line for line in path.read_text().splitlines() if line.startswith(">")]
+        assert re.search(case.odd_did if rank == size - 1 else case.usual_did, marked)

@@ -1,13 +1,6 @@
 """The first tick after ranks have parted is an error on every rank: which lane, who, which values,
-and the first operation that differs. Simulated ranks and real processes.
+and the first operation that differs. Simulated ranks.
 """
-
-import multiprocessing
-import re
-import stat
-import traceback
-import uuid
-from pathlib import Path
 
 import pytest
 from divergences import (
@@ -15,6 +8,9 @@ from divergences import (
     TICK,
     A,
     C,
+    check,
+    check_by_rank,
+    dump_of,
     match,
     part,
     say_another_op,
@@ -24,10 +20,8 @@ from divergences import (
 from ranks import Rank
 from together import WaitingGroup, together
 
-from hicache_ext.agreement import ShmGroup, TickSchema
-from hicache_ext.errors import AgreementError, HiCacheError
+from hicache_ext.errors import AgreementError
 from hicache_ext.tier import Tier
-from hicache_ext.tree import RadixTree
 
 
 @pytest.fixture(autouse=True)
@@ -51,39 +45,6 @@ def outcomes(call, ranks):
         rank.close()
     assert not [error for error in said if isinstance(error, Exception)], said
     return said
-
-
-def usual_of(size):
-    return "rank 0" if size == 2 else f"ranks {', '.join(str(rank) for rank in range(size - 1))}"
-
-
-def check_by_rank(text, size, odd, usual):
-    """The parts of the odd rank and of the others, in whichever order."""
-    sides = f"rank {size - 1}: {odd}", f"{usual_of(size)}: {usual}"
-    pattern = "|".join(f"{a}; {b}" for a, b in (sides, sides[::-1]))
-    assert re.search(f"^.*: ({pattern})$", text, re.M), f"{text}\n{pattern}"
-
-
-def dump_of(text):
-    return Path(re.search(r" are in (.*)$", text)[1])
-
-
-def check(name, depth, size, said):
-    case = CASES[name]
-    for rank, (num_ticks, text) in enumerate(said):
-        assert num_ticks == 1 + depth, text
-        first, by_rank, operation, dump = text.splitlines()
-        assert f"({case.lane}): this rank has " in first
-        assert by_rank.startswith(f"{case.lane} by rank: ")
-        check_by_rank(by_rank, size, r"\d+", r"\d+")
-        assert operation.startswith("first different operation (number ")
-        check_by_rank(operation, size, case.odd_did, case.usual_did)
-        path = Path(
-            re.search(rf"^the last operations of this rank \({rank}\) are in (.*)", dump)[1]
-        )
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        (marked,) = [line for line in path.read_text().splitlines() if line.startswith(">")]
-        assert re.search(case.odd_did if rank == size - 1 else case.usual_did, marked)
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -161,49 +122,6 @@ def test_tokens_are_in_no_error_and_no_file(dumps):
     assert not any("31337" in text or "tenant" in text for text in said)
 
 
-# -- processes -------------------------------------------------------------------------------------
-
-
-def worker(name, rank, pipe):
-    try:
-        num_lanes = TickSchema(["full", "swa"], 64).num_lanes
-        for case in CASES:
-            group = ShmGroup(
-                f"{name}-{list(CASES).index(case)}", rank, 2, num_lanes, deadline_s=20.0
-            )
-            made = Rank(rank, group, tick_deadline_s=20.0)
-            pipe.send((case, part(made, case)))
-            made.close()
-            group.close()
-    except BaseException:
-        pipe.send(("error", traceback.format_exc()))
-        raise
-
-
-def test_two_processes(tick_depth):
-    name = f"test-{uuid.uuid4().hex}"
-    spawn = multiprocessing.get_context("spawn")
-    pipes, workers = [], []
-    for rank in range(2):
-        ours, theirs = spawn.Pipe()
-        workers.append(spawn.Process(target=worker, args=(name, rank, theirs), daemon=True))
-        workers[-1].start()
-        pipes.append(ours)
-    try:
-        for case in CASES:
-            said = []
-            for pipe in pipes:
-                assert pipe.poll(60), f"{case}: a rank hangs"
-                what, value = pipe.recv()
-                assert what == case, value
-                said.append(value)
-            check(case, tick_depth, 2, said)
-    finally:
-        for process in workers:
-            process.join(10)
-            process.kill()
-
-
 # -- HICACHE_CHECK=full ----------------------------------------------------------------------------
 
 
@@ -258,15 +176,3 @@ def test_the_full_check_is_compared_itself(monkeypatch):
     for text in outcomes(first_error, ranks):
         assert "(schema)" in text
         check_by_rank(text, 2, ".*check 'full'", ".*check ''")
-
-
-def test_the_full_check_has_every_call(full_check):
-    (rank,) = ranks_of(1)
-    names = {n for n, f in vars(RadixTree).items() if callable(f) and not n.startswith("_")}
-    assert names - set(vars(rank.cache.tree)) == {"owned_pages", "check_integrity", "show"}
-
-
-def test_an_unknown_check_is_refused(monkeypatch):
-    monkeypatch.setenv("HICACHE_CHECK", "all")
-    with pytest.raises(HiCacheError, match="HICACHE_CHECK='all'"):
-        ranks_of(1)

@@ -9,7 +9,7 @@ import pytest
 
 from hicache_ext import _C
 from hicache_ext.errors import LayoutError, StorageError
-from hicache_ext.keys import namespace_seed, page_keys, page_keys_py
+from hicache_ext.keys import namespace_seed, page_keys, page_keys_py, token_hash
 
 IMPLS = ["portable", "auto", pytest.param("sha_ni", marks=pytest.mark.skipif(
     not _C.has_sha_ni(), reason="this processor has no SHA extensions"))]  # fmt: skip
@@ -119,3 +119,10 @@ def test_gil_is_released_while_hashing() -> None:
         num_turns += 1
     thread.join()
     assert num_turns >= 3
+
+
+def test_token_hash_fits_a_lane_and_tells_tokens_apart():
+    tokens = [bytes(4 * n) for n in range(50)] + [bytes([i, 0, 0, 0]) for i in range(1, 50)]
+    hashes = {token_hash(part) for part in tokens}
+    assert len(hashes) == len(tokens) and all(0 <= value < 1 << 62 for value in hashes)
+    assert max(hashes) >> 60 and token_hash(b"abcd") == token_hash(b"abcd")

@@ -8,7 +8,9 @@ the same number of times:
     2  the hash of its log after each of the last 256 operations: where the ranks parted
     3  the first operation that differs, in words
 
-The group can do no more than MIN; where each rank has lanes of its own, that gathers.
+The group can do no more than MIN; where each rank has lanes of its own, that gathers. Ranks may
+have issued another tick meanwhile, not all of them as many. So a vector of this exchange differs
+from one of a tick in the lanes of the schema, and where they meet all ranks send theirs again.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from hicache_ext.agreement.dump import write_dump
-from hicache_ext.agreement.group import Group
+from hicache_ext.agreement.group import DEPTH, Group
 from hicache_ext.agreement.schema import NOT_MINE, LaneError, Lanes, show_value
 from hicache_ext.errors import AgreementError
 from hicache_ext.oplog import NUM_KEPT, OpLog
 
 TEXT_LANES = 64
+_FIRST_LANE = 2  # behind the schema, which stands first in a tick of any format
 _TEXT_BYTES = 7  # per lane
 _NO_OP = -1  # in place of a hash: the rank has not done so many operations
 
@@ -33,8 +36,8 @@ class Exchange:
     """The group of a tick that failed, used to gather."""
 
     def __init__(self, group: Group, num_lanes: int, num_issued: int, deadline_s: float) -> None:
-        """`num_issued`: ticks that every rank has issued and not collected. For all together,
-        `deadline_s`.
+        """`num_issued`: ticks that this rank has issued and not collected. All that is gathered
+        takes `deadline_s` at most.
         """
         self.rank, self.size = group.rank, group.size
         self._group = group
@@ -47,24 +50,33 @@ class Exchange:
 
         AgreementError: a rank is late or dead, or sends something else.
         """
-        while self._num_issued:
-            self._result()
         lanes = np.full((self.size, len(row)), NOT_MINE)
         lanes[self.rank] = row
         flat = lanes.reshape(-1)
-        for start in range(0, flat.size, self._num_lanes):
-            part = flat[start : start + self._num_lanes]
-            padded = np.full(self._num_lanes, NOT_MINE)
-            padded[: part.size] = part
-            self._group.issue(padded)
-            self._num_issued += 1
-            part[:] = self._result()[: part.size]
+        step = self._num_lanes - _FIRST_LANE
+        for start in range(0, flat.size, step):
+            self._reduce(flat[start : start + step])
         if lanes[self.rank].tolist() != list(row):
             raise AgreementError(f"rank {self.rank} gets back other lanes than it sent")
         return lanes.tolist()
 
-    def _result(self) -> np.ndarray:
-        self._num_issued -= 1
+    def _reduce(self, part: Lanes) -> None:
+        """Replaces `part` by its minimum over all ranks."""
+        lanes = np.full(self._num_lanes, NOT_MINE)
+        lanes[0] = -1  # a rank that takes this for a tick sees another schema
+        lanes[_FIRST_LANE : _FIRST_LANE + part.size] = part
+        for _ in range(self._num_issued):
+            self._result()
+        self._num_issued = 0
+        for _ in range(DEPTH + 1):
+            self._group.issue(lanes)
+            reduced = self._result()
+            if reduced[1] == NOT_MINE:  # no rank has sent a tick: there it is ~schema
+                part[:] = reduced[_FIRST_LANE : _FIRST_LANE + part.size]
+                return
+        raise AgreementError("other ranks go on ticking")
+
+    def _result(self) -> Lanes:
         return self._group.result(max(0.0, self._end_s - time.monotonic()))
 
 
@@ -76,6 +88,8 @@ def explain(error: LaneError, mine: Lanes, exchange: Exchange, log: OpLog) -> Ag
     """
     text, first_op = str(error), None
     try:
+        if not error.is_seen_by_all:
+            raise AgreementError("the group lost what this rank sent, and no other rank knows")
         facts = exchange.gather([int(mine[error.lane]), log.num_ops, log.first])
         values = [show_value(error.name, value) for value, *_ in facts]
         text += f"\n{error.name} by rank: {_by_rank(values)}"
@@ -122,7 +136,7 @@ def _by_rank(values: Sequence[str]) -> str:
 
 def _to_lanes(text: str) -> list[int]:
     num_bytes = TEXT_LANES * _TEXT_BYTES
-    padded = text.encode()[:num_bytes].ljust(num_bytes, b"\0")
+    padded = text.encode().ljust(num_bytes, b"\0")
     starts = range(0, num_bytes, _TEXT_BYTES)
     return [int.from_bytes(padded[i : i + _TEXT_BYTES], "little") for i in starts]
 

@@ -99,11 +99,13 @@ class TickSchema:
 
 
 class LaneError(AgreementError):
-    """A lane that must be equal on all ranks is not: every rank sees that at the same tick."""
+    """A lane of a tick is not what it must be."""
 
     epoch: int
     lane: int
     name: str
+    is_seen_by_all: bool
+    """Ranks differ, which every rank sees at the same tick; else the group has lost our lanes."""
 
     @classmethod
     def of(
@@ -117,6 +119,7 @@ class LaneError(AgreementError):
             f"the smallest of all ranks is {shown[1]}, the largest {shown[2]}"
         )
         error.epoch, error.lane, error.name = epoch, lane, name
+        error.is_seen_by_all = low < high
         return error
 
 

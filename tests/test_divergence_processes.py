@@ -1,0 +1,87 @@
+"""As test_divergence.py, in two processes over shared memory; in the last run a rank is killed."""
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+import uuid
+
+import pytest
+import ranks
+from divergences import CASES, check, dump_of, part
+
+from hicache_ext.agreement import ShmGroup, TickSchema
+
+DEADLINE_S = 20.0
+
+
+class Dying(ShmGroup):
+    """A rank that is killed where the post-mortem has gathered who has which value."""
+
+    num_left = None
+
+    def issue(self, lanes):
+        if lanes[0] < 0:  # not a tick
+            self.num_left -= 1
+            if self.num_left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        super().issue(lanes)
+
+
+def programs(rank, name):
+    """(label, outcome) of each way to part, the last of which ends rank 1."""
+    num_lanes = TickSchema(["full", "swa"], 64).num_lanes
+    todo = [(case, depth) for case in CASES for depth in (0, 1)]
+    for i, (case, depth) in enumerate([*todo, ("other tokens", 1)]):
+        group = Dying(f"{name}-{i}", rank, 2, num_lanes, deadline_s=DEADLINE_S)
+        group.num_left = 1 if i == len(todo) and rank == 1 else 1000
+        made = ranks.Rank(rank, group, tick_depth=depth, tick_deadline_s=DEADLINE_S)
+        start = time.monotonic()
+        yield f"{case}, depth {depth}", (*part(made, case), time.monotonic() - start)
+        made.close()
+        group.close()
+
+
+def worker(name, rank, pipe):
+    try:
+        for result in programs(rank, name):
+            pipe.send(result)
+    except BaseException:
+        pipe.send(("error", traceback.format_exc()))
+        raise
+
+
+@pytest.fixture
+def pipes():
+    """Of the two ranks, to hear what they report."""
+    name, spawn = f"test-{uuid.uuid4().hex}", multiprocessing.get_context("spawn")
+    pipes, workers = [], []
+    for rank in range(2):
+        ours, theirs = spawn.Pipe()
+        workers.append(spawn.Process(target=worker, args=(name, rank, theirs), daemon=True))
+        workers[-1].start()
+        pipes.append(ours)
+    yield pipes
+    for process in workers:
+        process.join(10)
+        process.kill()
+
+
+def heard(pipe, label):
+    assert pipe.poll(60), f"{label}: a rank hangs"
+    what, value = pipe.recv()
+    assert what == label, value
+    return value
+
+
+def test_two_processes(pipes):
+    for case in CASES:
+        for depth in (0, 1):
+            said = [heard(pipe, f"{case}, depth {depth}")[:2] for pipe in pipes]
+            check(case, depth, 2, said)
+    num_ticks, text, seconds = heard(pipes[0], "other tokens, depth 1")
+    assert num_ticks == 2 and seconds < DEADLINE_S / 2
+    assert "digest by rank: rank 0: " in text and "could not find out more: " in text
+    assert "rank 1" in text.split("could not find out more: ")[1]
+    assert dump_of(text).stat().st_size > 0
