@@ -13,6 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from tempfile import TemporaryDirectory
+
+from hicache_ext.agreement.dump import FOLDER_VARIABLE
 
 from .schedule import make_schedule
 from .world import World
@@ -49,6 +52,14 @@ def run_batch(seeds: Iterable[int]) -> tuple[Counter[str], dict[int, str]]:
     return total, failed
 
 
+def first_failure(num: int) -> tuple[int, str] | None:
+    """The first of `num` seeds that fails, and what is wrong with it."""
+    for seed in range(num):
+        if wrong := run_seed(seed)[1]:
+            return seed, wrong
+    return None
+
+
 def run_many(first: int, num: int, num_workers: int | None = None) -> tuple[Counter, dict]:
     """As run_batch, on all cores."""
     batches = [range(i, min(i + BATCH, first + num)) for i in range(first, first + num, BATCH)]
@@ -74,17 +85,22 @@ def main() -> int:
     parser.add_argument("--num", type=int, default=10_000, help="schedules to run")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     args = parser.parse_args()
-    if args.seed is not None:
-        return replay(args.seed)
+    with TemporaryDirectory() as folder:  # of the dumps of ranks that are meant to part
+        os.environ[FOLDER_VARIABLE] = folder
+        return replay(args.seed) if args.seed is not None else run_all(args.first, args.num)
+
+
+def run_all(first: int, num: int) -> int:
+    """Prints what happened, the seeds that failed, and how fast that was."""
     start = time.perf_counter()
-    total, failed = run_many(args.first, args.num)
+    total, failed = run_many(first, num)
     seconds = time.perf_counter() - start
-    for what, num in sorted(total.items()):
-        print(f"{num:9} {what}")
+    for what, times in sorted(total.items()):
+        print(f"{times:9} {what}")
     for seed, wrong in sorted(failed.items())[:10]:
         print(f"\nseed {seed} fails (python -m sim {seed} replays it): {wrong}")
-    rate = args.num / seconds
-    print(f"\n{args.num} schedules, {len(failed)} failed, {seconds:.0f} s, {rate:.0f} per second")
+    rate = num / seconds
+    print(f"\n{num} schedules, {len(failed)} failed, {seconds:.0f} s, {rate:.0f} per second")
     return int(bool(failed))
 
 

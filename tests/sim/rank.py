@@ -79,11 +79,11 @@ class SimRank:
             self.check_pages(keys_of(prompt), pages, tier)
 
     def fingerprint(self) -> tuple[int, ...]:
-        """Differs after whatever moves a page or a lock."""
+        """Differs after whatever moves a page or a lock, or splits a node."""
         state = self.cache.tree._state
         pools = (*self.device.values(), *self.host.values())
         counts = [n for pool in pools for n in pool.allocator.counts().values()]
-        return (state.digest, state.next_ticket, len(state.receipts), *counts)
+        return (state.digest, state.next_id, state.next_ticket, len(state.receipts), *counts)
 
     def check_io(self) -> None:
         """No store call touched a page that was not its op's."""

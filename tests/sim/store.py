@@ -95,9 +95,9 @@ class SimStore(WatchedStore):
             keys = list(self.inner._pages[pool])
             if keys and rng.random() < 0.1:
                 self.inner.remove(pool, [rng.choice(keys)])
-            if keys and rng.random() < 0.5:
-                faults.lost_on_read |= {(pool, rng.choice(keys))}
-        lost = [(pool, key.hex()[:6]) for pool, key in faults.lost_on_read]
+            if rng.random() < 0.4:
+                faults.lost_on_read |= {(pool, key) for key in keys if rng.random() < 0.15}
+        lost = sorted((pool, key.hex()[:6]) for pool, key in faults.lost_on_read)
         answers = {pool: answer.value for pool, answer in faults.answers.items()}
         return f"raising {faults.raising}, answers {answers}, lost on read {lost}"
 

@@ -8,6 +8,7 @@ deadline has passed: then its tick must raise.
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -23,6 +24,10 @@ from .serving import WAIT, Serving
 
 SLACK_MS = 3000
 """Until the tick that misses a rank: the others have slow ones, and I/O, before they come to it."""
+
+
+SILENT = (Fate.DIES, Fate.LEAVES, Fate.STALLS)
+"""Fates of which the others know by waiting in vain: they must say for whom."""
 
 
 class World:
@@ -147,11 +152,18 @@ class Seat:
         limit_ms = world.fate_ms + 3 * world.schedule.deadline_ms + SLACK_MS
         if now_ms > limit_ms:
             raise Violation(f"fate at {world.fate_ms} ms, heard of at {now_ms} ms: {error}")
+        names_it = re.search(rf"\b{world.schedule.fate_rank}\b", str(error))
+        if world.schedule.fate in SILENT and not self._is_fated and not names_it:
+            raise Violation(f"not told that rank {world.schedule.fate_rank} is missing: {error}")
         self.error, self.is_over = error, True
         self.serving.give_up()
         self.rank.cache.check_integrity()
         if self.rank.rng.random() < 0.5:
             self.group.close()
+
+    @property
+    def _is_fated(self) -> bool:
+        return self.rank.rank == self._world.schedule.fate_rank
 
     def suffer(self, fate: Fate) -> None:
         """What the schedule has in store for this rank."""

@@ -1,0 +1,75 @@
+"""The simulation can fail: eight bugs that such caches have had, each put into a copy, are found.
+
+A patch in bugs/ begins with what it does and where it comes from. If one no longer applies, the
+code around it has changed: put the same bug into the new code.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BUGS = sorted((ROOT / "tests/bugs").glob("*.patch"))
+NAMES = [path.stem for path in BUGS]
+SOON = {"absent_pool_is_zero", "early_return", "extra_collective"}
+"""Found by one of the first schedules."""
+
+
+def package_with(bug: Path, folder: Path) -> Path:
+    """A copy of the package with the bug in it; the folder to import it from."""
+    skip = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(ROOT / "python/hicache_ext", folder / "python/hicache_ext", ignore=skip)
+    for module in (ROOT / "python/hicache_ext").glob("*.so"):
+        os.symlink(module, folder / "python/hicache_ext" / module.name)
+    done = subprocess.run(["git", "apply", bug], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{bug.name} does not apply:\n{done.stderr}"
+    return folder / "python"
+
+
+def first_failure(package: Path, num: int) -> tuple[int, str] | None:
+    """In a process of its own, which has not imported the package yet."""
+    sys.path.insert(0, str(package))
+    from sim.__main__ import first_failure
+
+    assert Path(sys.modules["hicache_ext"].__file__ or "").is_relative_to(package)
+    return first_failure(num)
+
+
+def find(bug: Path, folder: Path, num: int) -> tuple[int, str] | None:
+    package = package_with(bug, folder)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])  # what takes long to import, once for all bugs
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(first_failure, package, num).result()
+
+
+def test_there_are_eight() -> None:
+    assert len(BUGS) == 8 and set(NAMES) > SOON
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=NAMES)
+def test_each_still_applies(bug: Path, tmp_path: Path) -> None:
+    package_with(bug, tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(SOON))
+def test_it_is_found_soon(name: str, tmp_path: Path) -> None:
+    found = find(ROOT / f"tests/bugs/{name}.patch", tmp_path, num=30)
+    assert found is not None
+    print(f"{name}: seed {found[0]}: {found[1]}")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bug", BUGS, ids=NAMES)
+def test_it_is_found(bug: Path, tmp_path: Path) -> None:
+    found = find(bug, tmp_path, num=1000)
+    assert found is not None
+    print(f"{bug.stem}: seed {found[0]}: {found[1]}")
