@@ -1,15 +1,18 @@
 """A rank in a process of its own, driven through a pipe: what the tests of groups share."""
 
 import contextlib
-import multiprocessing
+import functools
+import multiprocessing.forkserver
 import os
 import random
 import signal
+import sys
 import threading
 import time
 import traceback
 
 import numpy as np
+import pytest
 
 from hicache_ext.agreement import (
     HierarchicalGroup,
@@ -22,9 +25,20 @@ from hicache_ext.agreement import (
 )
 from hicache_ext.errors import AgreementError
 
-# A process that has imported everything makes the ranks by forking: torch is imported once.
 _FORK = multiprocessing.get_context("forkserver")
-_FORK.set_forkserver_preload(["torch.distributed", "group_worker"])
+_FORK.set_forkserver_preload(["torch.distributed", "cache_worker"])
+
+
+@functools.cache
+def fork():
+    """Ranks are forked from a process that has imported everything: torch is imported once.
+
+    Python 3.11 does not hand sys.path on to that process, and it would import nothing.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        multiprocessing.forkserver.ensure_running()
+    return _FORK
 
 
 class RankCommands:
@@ -174,8 +188,8 @@ class RankCommands:
         return unpack(self.schema, self.group.result(deadline_s), self.epoch, self.mine)
 
 
-def _serve(connection):
-    commands = RankCommands()
+def _serve(connection, make_commands):
+    commands = make_commands()
     while True:
         name, args = connection.recv()
         if name == "stop":
@@ -192,9 +206,10 @@ def _serve(connection):
 class ProcessRank:
     """start() and finish() apart let several ranks be inside a command at the same time."""
 
-    def __init__(self, context=_FORK):
+    def __init__(self, context=None, commands=RankCommands):
+        context = context or fork()
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, commands), daemon=True)
         self._process.start()
         theirs.close()
 

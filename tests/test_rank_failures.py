@@ -1,0 +1,78 @@
+"""Caches of three processes, one of which fails: the others are told in time, and lose no page."""
+
+import re
+import signal
+import time
+import uuid
+
+import pytest
+from cache_worker import CacheCommands
+from group_worker import ProcessRank
+from shm_tools import segment
+
+from hicache_ext.agreement import TickSchema
+
+SIZE = 3
+VICTIM = 1
+DEADLINE_S = 1.0
+MARGIN_S = 1.0  # of a machine with fewer cores than processes
+NUM_SLOTS = 64
+
+
+FAILURES = {
+    "dies": lambda rank: rank.signal(signal.SIGKILL),
+    "stalls": lambda rank: rank.signal(signal.SIGSTOP),
+    "garbage": lambda rank: rank.call("send_garbage"),
+    "old epoch": lambda rank: rank.call("begin_again"),
+    "other version": lambda rank: rank.call("update"),
+}
+SAYS = {
+    "dies": r"rank 1\b.*(is dead|dead or disconnected).*ticks issued by each rank: \[",
+    "stalls": r"(late ranks: 1 \(pid \d+\)|rank 1 is late) after 1.*ticks issued by each rank: \[",
+    "garbage": "ranks differ in lane",
+    "old epoch": r"\((schema|epoch|digest)\)",
+    "other version": r"\(schema\)",
+}
+
+
+@pytest.fixture(params=[1, pytest.param(0, marks=pytest.mark.long)], ids=["depth1", "depth0"])
+def depth(request):
+    return request.param
+
+
+@pytest.fixture(params=["shm", pytest.param("torch", marks=pytest.mark.long)])
+def ranks(request, depth, tmp_path):
+    ranks = [ProcessRank(commands=CacheCommands) for _ in range(SIZE)]
+    name, num_lanes = f"test-{uuid.uuid4().hex}", TickSchema(["full", "swa"], NUM_SLOTS).num_lanes
+    for i, rank in enumerate(ranks):
+        if request.param == "torch":
+            rank.start("join_torch", i, SIZE, str(tmp_path / "store"))
+            rank.start("make_torch", list(range(SIZE)), num_lanes, 10.0)
+        else:
+            rank.start("make_shm", name, i, SIZE, num_lanes, 10.0)
+        rank.start("make_cache", depth, DEADLINE_S)
+    for rank in ranks:
+        for _ in range(3 if request.param == "torch" else 2):
+            rank.finish()
+    yield ranks
+    for rank in ranks:
+        rank.kill()
+    assert not segment(name).exists()
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_every_other_rank_is_told_within_the_deadline(ranks, failure):
+    for rank in ranks:
+        rank.start("run_ticks", 20)
+    assert [rank.finish() for rank in ranks] == [None] * SIZE
+    FAILURES[failure](ranks[VICTIM])
+    others = [rank for i, rank in enumerate(ranks) if i != VICTIM]
+    alive = others if failure in ("dies", "stalls") else ranks
+    start = time.monotonic()
+    for rank in alive:
+        rank.start("run_ticks", 1 << 20)
+    texts = {rank: rank.finish() for rank in alive}
+    assert time.monotonic() - start < DEADLINE_S + MARGIN_S
+    for rank in others:
+        assert re.search(SAYS[failure], texts[rank]), texts[rank]
+        assert set(rank.call("close_cache").values()) == {0}
