@@ -1,4 +1,4 @@
-"""As test_divergence.py, in two processes over shared memory; in the last run a rank is killed."""
+"""As test_divergence.py, in two processes; in the last run over shared memory a rank is killed."""
 
 import multiprocessing
 import os
@@ -6,6 +6,7 @@ import signal
 import time
 import traceback
 import uuid
+from contextlib import contextmanager
 
 import pytest
 import ranks
@@ -29,9 +30,27 @@ class Dying(ShmGroup):
         super().issue(lanes)
 
 
+def programs_over_gloo(rank, name):
+    """As programs(), one way to part at each depth."""
+    import torch.distributed as dist
+
+    from hicache_ext.agreement import TorchGroup
+
+    dist.init_process_group("gloo", init_method=f"file://{name}", rank=rank, world_size=2)
+    for depth in (0, 1):
+        group = TorchGroup(dist.new_group([0, 1]), num_lanes=num_lanes_of_a_rank())
+        made = ranks.Rank(rank, group, tick_depth=depth, tick_deadline_s=DEADLINE_S)
+        yield f"another order, depth {depth}", part(made, "another order")
+        made.close()
+
+
+def num_lanes_of_a_rank():
+    return TickSchema(["full", "swa"], 64).num_lanes
+
+
 def programs(rank, name):
     """(label, outcome) of each way to part, the last of which ends rank 1."""
-    num_lanes = TickSchema(["full", "swa"], 64).num_lanes
+    num_lanes = num_lanes_of_a_rank()
     todo = [(case, depth) for case in CASES for depth in (0, 1)]
     for i, (case, depth) in enumerate([*todo, ("other tokens", 1)]):
         group = Dying(f"{name}-{i}", rank, 2, num_lanes, deadline_s=DEADLINE_S)
@@ -43,7 +62,7 @@ def programs(rank, name):
         group.close()
 
 
-def worker(name, rank, pipe):
+def worker(programs, name, rank, pipe):
     try:
         for result in programs(rank, name):
             pipe.send(result)
@@ -52,20 +71,22 @@ def worker(name, rank, pipe):
         raise
 
 
-@pytest.fixture
-def pipes():
-    """Of the two ranks, to hear what they report."""
-    name, spawn = f"test-{uuid.uuid4().hex}", multiprocessing.get_context("spawn")
+@contextmanager
+def two_ranks(programs, name):
+    """Pipes on which the two report."""
+    spawn = multiprocessing.get_context("spawn")
     pipes, workers = [], []
     for rank in range(2):
         ours, theirs = spawn.Pipe()
-        workers.append(spawn.Process(target=worker, args=(name, rank, theirs), daemon=True))
+        workers.append(spawn.Process(target=worker, args=(programs, name, rank, theirs)))
         workers[-1].start()
         pipes.append(ours)
-    yield pipes
-    for process in workers:
-        process.join(10)
-        process.kill()
+    try:
+        yield pipes
+    finally:
+        for process in workers:
+            process.join(10)
+            process.kill()
 
 
 def heard(pipe, label):
@@ -75,13 +96,22 @@ def heard(pipe, label):
     return value
 
 
-def test_two_processes(pipes):
-    for case in CASES:
-        for depth in (0, 1):
-            said = [heard(pipe, f"{case}, depth {depth}")[:2] for pipe in pipes]
-            check(case, depth, 2, said)
-    num_ticks, text, seconds = heard(pipes[0], "other tokens, depth 1")
+def test_over_shared_memory():
+    with two_ranks(programs, f"test-{uuid.uuid4().hex}") as pipes:
+        for case in CASES:
+            for depth in (0, 1):
+                said = [heard(pipe, f"{case}, depth {depth}")[:2] for pipe in pipes]
+                check(case, depth, 2, said)
+        num_ticks, text, seconds = heard(pipes[0], "other tokens, depth 1")
     assert num_ticks == 2 and seconds < DEADLINE_S / 2
     assert "digest by rank: rank 0: " in text and "could not find out more: " in text
     assert "rank 1" in text.split("could not find out more: ")[1]
     assert dump_of(text).stat().st_size > 0
+
+
+@pytest.mark.long
+def test_over_gloo(tmp_path):
+    with two_ranks(programs_over_gloo, str(tmp_path / "store")) as pipes:
+        for depth in (0, 1):
+            said = [heard(pipe, f"another order, depth {depth}") for pipe in pipes]
+            check("another order", depth, 2, said)

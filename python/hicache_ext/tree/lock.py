@@ -31,9 +31,10 @@ def check_tier(tier: Tier) -> Tier:
 def acquire(state: TreeState, node: Node, tier: Tier, num_pages: Sequence[int]) -> Receipt:
     """Lock so many pages per component back from the end of `node`; they end at node borders."""
     for component, pages in zip(state.components, num_pages, strict=True):
-        for locked in suffix(node, pages):
+        nodes = suffix(node, pages)
+        for locked in nodes:
             locked.parts[component.idx].locks[tier] += 1
-    state.digest.changed(*suffix(node, max(num_pages)))
+        state.digest.changed(*nodes)
     receipt = Receipt(state.next_ticket, node.id, tier, tuple(num_pages))
     state.receipts[receipt.id] = receipt
     state.digest.opened(receipt)
