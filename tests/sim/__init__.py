@@ -7,6 +7,7 @@ memory     pools of tiny pages with known bytes
 store      the L3 of one rank: its faults, and what it answered
 serving    one rank's scheduler: the same calls in the same order on every rank
 checks     the journal that all ranks must write alike; what a prefetch had to find
-world      builds a schedule, runs it, checks after every tick; the trace
+seat       runs one rank, and checks it after every tick
+world      builds a schedule and runs it, event by event; keeps the trace
 __main__   many schedules on all cores; `python -m sim SEED` replays one with its trace
 """

@@ -75,7 +75,7 @@ def make_schedule(seed: int) -> Schedule:
         host = [rng.choice([3, 6, 9, 12, 24]) for _ in range(num_ranks)]
     is_fatal = rng.random() < 0.3 and num_ranks > 1
     is_calm = rng.random() < 0.3  # no faults: then nothing may be lost either
-    num_steps = rng.choice([10, 20, 30])
+    num_steps = rng.choice([6, 12, 20])
     return Schedule(
         seed=seed,
         num_ranks=num_ranks,
