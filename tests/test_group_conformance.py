@@ -161,6 +161,13 @@ def test_second_thread_is_refused_while_the_first_waits(backend):
     assert "rank 0: issue() in thread" in text and "ticks are of one thread" in text
 
 
+@needs_processes
+def test_waiting_rank_leaves_its_core_to_others(backend):
+    rank = backend.group()[0]
+    rank.call("issue", [1] * NUM_LANES)
+    assert rank.call("cpu_of_waiting", 1.0) < 0.15
+
+
 STATE = SlotState(7, step=1, ready=True, num_pages=5, short=(0, 0), hits=(5, 3))
 GOOD = (POOLS, NUM_SLOTS, 3, 11, {2: STATE})
 

@@ -60,15 +60,6 @@ def test_note_tells_why_peers_wait(name):
         first.result(10.0)
 
 
-def test_waiting_rank_leaves_its_core_to_others(name):
-    first, _second = enter(name)
-    first.issue(LANES)
-    start = time.process_time()
-    with pytest.raises(AgreementError, match="late ranks: 1"):
-        first.result(1.0)
-    assert time.process_time() - start < 0.1
-
-
 def test_stopped_process_is_late_and_not_dead(name):
     rank = ProcessRank(multiprocessing.get_context("spawn"))  # a child of this process
     rank.start("make_shm", name, 1, 2, 10, 10.0)
