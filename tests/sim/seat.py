@@ -161,8 +161,8 @@ class Seat:
         ended = ", ".join(map(describe, records)) or "nothing"
         free = [pool.num_free for pool in self.rank.device.values()]
         self.say(
-            f"tick {self.group.num_issued} ends {ended}; {cache.num_in_flight} in flight, device pages free {free}, "
-            f"digest {cache.tree.digest:x}"
+            f"tick {self.group.num_issued} ends {ended}; {cache.num_in_flight} in flight, "
+            f"device pages free {free}, digest {cache.tree.digest:x}"
         )
         self._say_tree()
         for record in records:
