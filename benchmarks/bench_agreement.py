@@ -17,7 +17,15 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.harness import Bound, Row, Table, interleaved, parse_args
-from hicache_ext.agreement import LocalGroup, ShmGroup, SlotState, TickSchema, pack, unpack
+from hicache_ext.agreement import (
+    LocalGroup,
+    ShmGroup,
+    SlotState,
+    TickHeader,
+    TickSchema,
+    pack,
+    unpack,
+)
 
 SCHEMA = TickSchema(["full", "swa", "mamba", "indexer"], num_slots=64)
 OPS = {
@@ -35,7 +43,7 @@ def min_only(group: Any, epoch: int, lanes: Any) -> None:
 
 def whole_tick(group: Any, epoch: int, lanes: Any) -> None:
     """What a rank does per scheduler step, apart from applying the outcome."""
-    mine = pack(SCHEMA, epoch, 5, OPS)
+    mine = pack(SCHEMA, TickHeader(epoch, 5), OPS)
     group.issue(mine)
     unpack(SCHEMA, group.result(DEADLINE_S), epoch, mine)
 
@@ -78,7 +86,7 @@ def join(rank: int, shm_name: str, store_path: str) -> dict[str, tuple[Any, Any]
 
 def run_block(group: Any, step: Callable[[Any, int, Any], None], num_ticks: int) -> float:
     """The median of the ticks of one block, in microseconds."""
-    lanes = pack(SCHEMA, 0, 5, OPS)
+    lanes = pack(SCHEMA, TickHeader(0, 5), OPS)
     taken = []
     for epoch in range(num_ticks):
         start = time.perf_counter()

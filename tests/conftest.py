@@ -9,7 +9,8 @@ import pytest
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if {"Rank", "Ranks", "Traffic"} & set(vars(metafunc.module)):
+    used = (getattr(value, "__module__", None) for value in vars(metafunc.module).values())
+    if {"ranks", "traffic"} & set(used):
         metafunc.parametrize("tick_depth", [0, 1], indirect=True, ids=["depth0", "depth1"])
 
 

@@ -5,10 +5,11 @@ import uuid
 import pytest
 from group_worker import ProcessRank, RankCommands
 
-from hicache_ext.agreement import LocalGroup
+from hicache_ext.agreement import LocalGroup, TickSchema
 from hicache_ext.errors import AgreementError
 
-NUM_LANES = 50
+POOLS, NUM_SLOTS = ("full", "swa"), 4
+NUM_LANES = TickSchema(POOLS, NUM_SLOTS).num_lanes
 DEADLINE_S = 10.0
 
 

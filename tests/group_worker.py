@@ -18,6 +18,7 @@ from hicache_ext.agreement import (
     HierarchicalGroup,
     LocalGroup,
     ShmGroup,
+    TickHeader,
     TickSchema,
     make_group,
     pack,
@@ -181,11 +182,11 @@ class RankCommands:
 
     def issue_tick(self, pools, num_slots, epoch, digest, slots):
         self.schema, self.epoch = TickSchema(pools, num_slots), epoch
-        self.mine = pack(self.schema, epoch, digest, slots)
+        self.mine = pack(self.schema, TickHeader(epoch, digest), slots)
         self.group.issue(self.mine)
 
     def finish_tick(self, deadline_s):
-        return unpack(self.schema, self.group.result(deadline_s), self.epoch, self.mine)
+        return unpack(self.schema, self.group.result(deadline_s), self.epoch, self.mine).slots
 
 
 def _serve(connection, make_commands):

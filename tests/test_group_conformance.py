@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from group_backends import (
     NUM_LANES,
+    NUM_SLOTS,
     PARAMS,
+    POOLS,
     PROCESS_PARAMS,
     all_ranks,
     errors_of,
@@ -19,9 +21,6 @@ from group_backends import (
 
 from hicache_ext.agreement import NOT_MINE, LocalGroup, ShmGroup, SlotState
 from hicache_ext.errors import AgreementError
-
-POOLS = ("full", "swa")
-NUM_SLOTS = 4
 
 
 @pytest.fixture(scope="module", params=PARAMS)
@@ -182,10 +181,10 @@ def issue_ticks(ranks, last):
 
 def test_agreed_tick(backend):
     ranks = backend.group()
-    other = STATE._replace(ready=False, num_pages=4, short=(0, 2), hits=(6, 2))
+    other = STATE._replace(num_pages=4, short=(0, 2), hits=(6, 2))
     issue_ticks(ranks, (POOLS, NUM_SLOTS, 3, 11, {2: other}))
     for answer in all_ranks(ranks, "finish_tick", 10.0):
-        assert answer == {2: (7, 1, False, 4, 5, (0, 2), (5, 2), False)}
+        assert answer == {2: (7, 1, 4, 5, (0, 2), (5, 2), False, -1)}
 
 
 @pytest.mark.parametrize(
@@ -221,7 +220,7 @@ def test_garbage_is_an_error_on_every_rank(backend, seed):
     garbage = np.random.default_rng(seed).integers(-(1 << 63), 1 << 63, NUM_LANES, np.int64)
     issue_ticks(ranks, GOOD)
     finished = all_ranks(ranks, "finish_tick", 10.0)
-    assert finished == [{2: (7, 1, True, 5, 5, (0, 0), (5, 3), False)}] * backend.size
+    assert finished == [{2: (7, 1, 5, 5, (0, 0), (5, 3), False, -1)}] * backend.size
     for rank in ranks[:-1]:
         rank.start("issue_tick", *GOOD)
     ranks[-1].start("issue", garbage)

@@ -5,11 +5,21 @@ import random
 import numpy as np
 import pytest
 
-from hicache_ext.agreement import NOT_MINE, AgreedSlot, SlotState, TickSchema, pack, unpack
-from hicache_ext.agreement.schema import Packer, unpack_settled
+from hicache_ext.agreement import (
+    NOT_MINE,
+    AgreedSlot,
+    AgreedTick,
+    SlotState,
+    TickHeader,
+    TickSchema,
+    pack,
+    unpack,
+)
+from hicache_ext.agreement.schema import Packer
 from hicache_ext.errors import AgreementError
 
-SCHEMA = TickSchema(["full", "swa"], num_slots=4)
+SCHEMA = TickSchema(["full", "swa"], num_slots=4, num_endpoint_lanes=8)
+HEADER = TickHeader(epoch=3, digest=11)
 BIG = (1 << 62) - 1
 
 
@@ -22,31 +32,43 @@ def reduce_ranks(vectors):
     return np.minimum.reduce(vectors)
 
 
-def agree(slots_of_ranks, *, schema=SCHEMA, epochs=None, digests=None, rank=0):
+def agree(slots_of_ranks, headers=None, rank=0):
     """Packs every rank's slots, reduces, and unpacks as `rank` does."""
-    epochs = epochs or [3] * len(slots_of_ranks)
-    digests = digests or [11] * len(slots_of_ranks)
-    packed = [
-        pack(schema, e, d, s) for e, d, s in zip(epochs, digests, slots_of_ranks, strict=True)
-    ]
-    return unpack(schema, reduce_ranks(packed), epochs[rank], packed[rank])
+    headers = headers or [HEADER] * len(slots_of_ranks)
+    packed = [pack(SCHEMA, h, s) for h, s in zip(headers, slots_of_ranks, strict=True)]
+    return unpack(SCHEMA, reduce_ranks(packed), 3, packed[rank]).slots
 
 
-def model_slot(states):
-    """What lanes.h must compute, in words of Python."""
+def model_slot(states, endpoint_idx):
+    """What lanes.h must compute, in words of Python; None: nothing is decided."""
     alive = [s for s in states if not s.failed]
     any_failed = len(alive) < len(states)
+    if not any_failed and not all(s.ready for s in states):
+        return None
     columns = range(len(states[0].hits))
     return AgreedSlot(
         op_id=states[0].op_id,
         step=states[0].step,
-        all_ready=not any_failed and all(s.ready for s in states),
         min_pages=0 if any_failed else min(s.num_pages for s in states),
         max_pages=max((s.num_pages for s in alive), default=0),
         short=tuple(max((s.short[c] for s in alive), default=0) for c in columns),
         hits=tuple(0 if any_failed else min(s.hits[c] for s in states) for c in columns),
         any_failed=any_failed,
+        endpoint_idx=endpoint_idx,
     )
+
+
+def model_tick(headers, slots_of_ranks, endpoints_of_ranks):
+    common = [i for i, flags in enumerate(zip(*endpoints_of_ranks, strict=True)) if all(flags)]
+    asking = headers[0].asking_slot
+    slots = {
+        slot: model_slot(
+            [r[slot] for r in slots_of_ranks], min(common, default=-1) if slot == asking else -1
+        )
+        for slot in slots_of_ranks[0]
+    }
+    free = tuple(min(column) for column in zip(*(h.free_pages for h in headers), strict=True))
+    return AgreedTick({slot: agreed for slot, agreed in slots.items() if agreed}, free)
 
 
 def random_value(rng):
@@ -69,60 +91,74 @@ def random_ranks(rng, schema, num_ranks):
     return [{slot: one(slot) for slot in used} for _ in range(num_ranks)]
 
 
+def random_headers(rng, schema, num_ranks):
+    """Equal but for the free pages."""
+    asking = rng.choice([None, rng.randrange(schema.num_slots)])
+    same = TickHeader(*(random_value(rng) for _ in range(5)), asking)
+
+    def free():
+        return tuple(
+            rng.choice([NOT_MINE, random_value(rng)]) for _ in range(2 * len(schema.pools))
+        )
+
+    return [same._replace(free_pages=free()) for _ in range(num_ranks)]
+
+
 @pytest.mark.parametrize("seed", range(300))
 def test_fuzz_against_model(seed):
     rng = random.Random(seed)
     pools = [f"pool{i}" for i in range(rng.choice([0, 1, 2, 4, 16]))]
-    schema = TickSchema(pools, num_slots=rng.choice([1, 2, 8]))
+    schema = TickSchema(pools, rng.choice([1, 2, 8]), rng.choice([1, 5, 128]))
     ranks = random_ranks(rng, schema, rng.randint(1, 5))
-    epoch, digest = random_value(rng), random_value(rng)
-    packed = [pack(schema, epoch, digest, slots) for slots in ranks]
+    headers = random_headers(rng, schema, len(ranks))
+    rate = rng.random()
+    flags = [bytes(rng.random() < rate for _ in range(schema.num_endpoint_lanes)) for _ in ranks]
+    asked = [b"" if h.asking_slot is None else f for h, f in zip(headers, flags, strict=True)]
+    packed = [pack(schema, *said) for said in zip(headers, ranks, asked, strict=True)]
     assert all(p.dtype == np.int64 and p.shape == (schema.num_lanes,) for p in packed)
     lanes = reduce_ranks(packed)
-    want = {slot: model_slot([r[slot] for r in ranks]) for slot in ranks[0]}
-    for mine, slots in zip(packed, ranks, strict=True):
-        assert unpack(schema, lanes, epoch, mine) == want
-        assert unpack(schema, lanes, epoch, slots) == want
-        assert unpack(schema, lanes, epoch, slots, digest=digest) == want
-        settled = {i: slot for i, slot in want.items() if slot.all_ready or slot.any_failed}
-        assert unpack_settled(schema, lanes, epoch, mine) == settled
+    want = model_tick(headers, ranks, flags)
+    for mine in packed:
+        assert unpack(schema, lanes, headers[0].epoch, mine) == want
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_packer_says_the_same_as_pack_from_tick_to_tick(seed):
     """Slots come, go and change owners; some states are the objects of the tick before."""
     rng = random.Random(seed)
-    schema = TickSchema(["full", "swa"], num_slots=8)
+    schema = TickSchema(["full", "swa"], 8, 4)
     packer, said = Packer(schema), {}
-    for epoch in range(30):
+    for _ in range(30):
         for slot, new in random_ranks(rng, schema, 1)[0].items():
             said[slot] = rng.choice([new, said.get(slot, new)])
         for slot in rng.sample(sorted(said), rng.randrange(len(said) + 1)):
             del said[slot]
-        lanes = packer.pack(epoch, 5, said)
-        np.testing.assert_array_equal(lanes, pack(schema, epoch, 5, said))
+        (header,) = random_headers(rng, schema, 1)
+        asks = header.asking_slot is not None
+        flags = bytes(rng.choices([0, 1], k=rng.randrange(5))) if asks else b""
+        lanes = packer.pack(header, said, flags)
+        np.testing.assert_array_equal(lanes, pack(schema, header, said, flags))
 
 
 def test_packer_goes_on_after_a_state_that_it_refused():
     packer = Packer(SCHEMA)
-    packer.pack(1, 5, {0: state(1), 1: state(2)})
+    packer.pack(HEADER, {0: state(1), 1: state(2)})
     with pytest.raises(AgreementError, match=r"slot\[1\].pages=-3"):
-        packer.pack(2, 5, {0: state(4), 1: state(2, num_pages=-3)})
+        packer.pack(HEADER, {0: state(4), 1: state(2, num_pages=-3)})
     for slots in ({1: state(9)}, {}):
-        np.testing.assert_array_equal(packer.pack(3, 5, slots), pack(SCHEMA, 3, 5, slots))
+        np.testing.assert_array_equal(packer.pack(HEADER, slots), pack(SCHEMA, HEADER, slots))
 
 
 def test_mismatch_in_a_slot_that_is_not_settled_is_an_error():
-    vectors = [pack(SCHEMA, 3, 11, {2: state(op, ready=False)}) for op in (7, 8)]
     with pytest.raises(AgreementError, match=r"\(slot\[2\].op\): this rank has 7"):
-        unpack_settled(SCHEMA, reduce_ranks(vectors), 3, vectors[0])
+        agree([{2: state(op, ready=False)} for op in (7, 8)])
 
 
 @pytest.mark.parametrize("seed", range(100))
 def test_fuzz_any_corrupted_equality_lane_is_named(seed):
     rng = random.Random(seed)
     ranks = random_ranks(rng, SCHEMA, 3)
-    packed = [pack(SCHEMA, 3, 11, slots) for slots in ranks]
+    packed = [pack(SCHEMA, HEADER, slots) for slots in ranks]
     pairs = [i for i in range(SCHEMA.num_lanes) if is_equality(SCHEMA.lane_name(i), ranks[0])]
     lane, victim = rng.choice(pairs), rng.randrange(3)
     packed[victim][lane] = packed[victim][lane] - 1  # one rank's value is another one
@@ -134,6 +170,8 @@ def test_fuzz_any_corrupted_equality_lane_is_named(seed):
 
 
 def is_equality(name, slots):
+    if name.startswith(("free", "endpoint")):
+        return False
     if "slot" not in name:
         return True
     slot = int(name[name.index("[") + 1 : name.index("]")])
@@ -163,31 +201,42 @@ def test_different_steps():
         agree([{1: state(step=1)}, {1: state(step=2)}])
 
 
-def test_header_lanes_are_named_with_the_values():
-    slots = [{}, {}]
-    with pytest.raises(AgreementError, match=r"\(epoch\): this rank has 3, .* is 3, the largest 4"):
-        agree(slots, epochs=[3, 4])
-    with pytest.raises(
-        AgreementError, match=r"\(digest\): this rank has 5, .* is 5, the largest 8"
-    ):
-        agree(slots, digests=[5, 8])
-    other = TickSchema(["full", "mamba"], num_slots=4)
-    packed = [pack(SCHEMA, 3, 11, {}), pack(other, 3, 11, {})]
+@pytest.mark.parametrize(
+    ("lane", "field"),
+    [
+        ("epoch", "epoch"),
+        ("digest", "digest"),
+        ("ops", "num_ops"),
+        ("calls", "calls"),
+        ("waiting", "num_waiting"),
+    ],
+)
+def test_header_lanes_are_named_with_the_values(lane, field):
+    headers = [HEADER._replace(**{field: value}) for value in (5, 8)]
+    for rank, mine in enumerate((5, 8)):
+        with pytest.raises(AgreementError) as error:
+            agree([{}, {}], headers, rank)
+        assert str(error.value).endswith(
+            f"({lane}): this rank has {mine}, the smallest of all ranks is 5, the largest 8"
+        )
+
+
+def test_ranks_that_let_different_slots_ask_are_told():
+    headers = [HEADER, HEADER._replace(asking_slot=2)]
+    with pytest.raises(AgreementError, match=r"\(asking\): this rank has -1 \(nobody\), .* 2$"):
+        agree([{}, {}], headers)
+
+
+def test_another_schema_is_told():
+    other = TickSchema(["full", "mamba"], num_slots=4, num_endpoint_lanes=8)
+    packed = [pack(SCHEMA, HEADER, {}), pack(other, HEADER, {})]
     with pytest.raises(AgreementError, match=rf"\(schema\): this rank has {SCHEMA.hash:#x}"):
         unpack(SCHEMA, reduce_ranks(packed), 3, packed[0])
 
 
-def test_digest_that_differs_with_a_mapping():
-    packed = [pack(SCHEMA, 3, 5, {}), pack(SCHEMA, 3, 8, {})]
-    with pytest.raises(AgreementError, match=r"\(digest\): this rank has \?, .* is 5, .* 8"):
-        unpack(SCHEMA, reduce_ranks(packed), 3, {})
-    with pytest.raises(AgreementError, match=r"\(digest\): this rank has 8, .* is 5, .* 8"):
-        unpack(SCHEMA, reduce_ranks(packed), 3, {}, digest=8)
-
-
 def test_result_of_another_tick_is_refused():
-    mine = pack(SCHEMA, 3, 11, {0: state(num_pages=2)})
-    old = pack(SCHEMA, 2, 11, {0: state(num_pages=2)})
+    mine = pack(SCHEMA, HEADER, {0: state(num_pages=2)})
+    old = pack(SCHEMA, HEADER._replace(epoch=2), {0: state(num_pages=2)})
     with pytest.raises(AgreementError, match="epoch"):
         unpack(SCHEMA, old, 3, mine)
     risen = mine.copy()  # a "minimum" above this rank's own value
@@ -200,9 +249,9 @@ def test_result_of_another_tick_is_refused():
 
 def test_failed_wins_over_ready_and_pages():
     ranks = [{0: state(short=(0, 2))}, {0: state(failed=True, num_pages=9, short=(4, 4))}]
-    assert agree(ranks) == {0: AgreedSlot(7, 1, False, 0, 5, (0, 2), (0, 0), True)}
+    assert agree(ranks) == {0: AgreedSlot(7, 1, 0, 5, (0, 2), (0, 0), True, -1)}
     everyone = [{0: state(failed=True)}] * 2
-    assert agree(everyone) == {0: AgreedSlot(7, 1, False, 0, 0, (0, 0), (0, 0), True)}
+    assert agree(everyone) == {0: AgreedSlot(7, 1, 0, 0, (0, 0), (0, 0), True, -1)}
 
 
 def test_absent_pool_is_not_a_zero():
@@ -213,65 +262,31 @@ def test_absent_pool_is_not_a_zero():
 
 
 def test_number_of_lanes_is_fixed_and_named():
-    assert SCHEMA.num_lanes == 6 + 4 * (7 + 2 * 2)
+    assert SCHEMA.num_lanes == 14 + 2 * 2 + 4 * (7 + 2 * 2) + 8
     names = [SCHEMA.lane_name(i) for i in range(SCHEMA.num_lanes)]
     assert len(set(names)) == SCHEMA.num_lanes
-    assert names[:6] == ["schema", "~schema", "epoch", "~epoch", "digest", "~digest"]
-    assert names[-4:] == [
+    pairs = ["schema", "epoch", "digest", "ops", "calls", "waiting", "asking"]
+    assert names[:14:2] == pairs and names[1:14:2] == [f"~{pair}" for pair in pairs]
+    tiers = ("device", "host")
+    assert names[14:18] == [f"free.{tier}[{pool}]" for tier in tiers for pool in SCHEMA.pools]
+    assert names[-12:-8] == [
         "slot[3].short[full]",
         "slot[3].hit[full]",
         "slot[3].short[swa]",
         "slot[3].hit[swa]",
     ]
+    assert names[-8:] == [f"endpoint[{i}]" for i in range(8)]
     with pytest.raises(IndexError):
         SCHEMA.lane_name(SCHEMA.num_lanes)
 
 
 def test_hash_tells_configurations_apart():
     hashes = {
-        TickSchema(pools, num_slots=n).hash
+        TickSchema(pools, n, e).hash
         for pools in (["full"], ["full", "swa"], ["swa", "full"], ["fulls", "wa"], [])
         for n in (1, 4)
+        for e in (1, 8)
     }
-    assert len(hashes) == 10
+    assert len(hashes) == 20
     assert all(0 <= h < 1 << 62 for h in hashes)
-    assert TickSchema(["full", "swa"], 4).hash == SCHEMA.hash
-
-
-@pytest.mark.parametrize("pools", [["full", "full"], [""], [f"p{i}" for i in range(17)]])
-def test_bad_pools(pools):
-    with pytest.raises(AgreementError):
-        TickSchema(pools)
-
-
-@pytest.mark.parametrize(
-    ("slots", "what"),
-    [
-        ({4: state()}, r"slot=4 not in \[0, 4\)"),
-        ({-1: state()}, "slot=-1"),
-        ({0: state(op_id=-1)}, r"slot\[0\]\.op=-1"),
-        ({0: state(num_pages=1 << 62)}, r"slot\[0\]\.pages=4611686018427387904"),
-        ({0: state(num_pages=1 << 80)}, r"slot\[0\]\.pages=1208925819614629174706176"),
-        ({0: state(num_pages=NOT_MINE)}, r"slot\[0\]\.pages"),
-        ({0: state(short=(0, -3))}, r"slot\[0\]\.short=-3"),
-        ({0: state(hits=(1,))}, r"slot\[0\]\.hit: want a tuple of 2"),
-        ({0: (1, 2, 3)}, "want a SlotState"),
-    ],
-)
-def test_bad_states(slots, what):
-    with pytest.raises(AgreementError, match=what):
-        pack(SCHEMA, 0, 0, slots)
-
-
-@pytest.mark.parametrize(("epoch", "digest"), [(-1, 0), (1 << 62, 0), (0, -1), (0, 1 << 62)])
-def test_bad_header(epoch, digest):
-    with pytest.raises(AgreementError, match=r"not in \[0, 2\^62\)"):
-        pack(SCHEMA, epoch, digest, {})
-
-
-def test_wrong_number_of_lanes():
-    mine = pack(SCHEMA, 0, 0, {})
-    with pytest.raises(AgreementError, match="the schema has 50"):
-        unpack(SCHEMA, mine[:-1], 0, mine)
-    with pytest.raises(AgreementError, match="the schema has 50"):
-        unpack(SCHEMA, mine, 0, mine[:-1])
+    assert TickSchema(["full", "swa"], 4, 8).hash == SCHEMA.hash

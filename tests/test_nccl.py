@@ -96,7 +96,7 @@ def test_group_needs_cuda_and_says_so(library):
 
 
 def test_record_layouts_are_those_of_the_header():
-    assert HEADER_DTYPE.itemsize == 16
+    assert HEADER_DTYPE.itemsize == (6 + 2 * _C.MAX_LANE_POOLS) * 8
     assert SLOT_DTYPE.itemsize == (5 + 2 * _C.MAX_LANE_POOLS) * 8
     assert np.zeros(1, SLOT_DTYPE)["hits"].shape == (1, _C.MAX_LANE_POOLS)
     assert SLOT_DTYPE.fields["hits"][1] == (5 + _C.MAX_LANE_POOLS) * 8

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 from together import WaitingGroup, together
 
-from hicache_ext.agreement import SlotState, TickSchema, pack, unpack
+from hicache_ext.agreement import SlotState, TickHeader, TickSchema, pack, unpack
 from hicache_ext.agreement.postmortem import Exchange, explain
 from hicache_ext.agreement.schema import LaneError
 from hicache_ext.oplog import NUM_KEPT, OpKind, OpLog
 
 PUT, TAKE = OpKind("put {} pages"), OpKind("take {} pages")
 STATE = SlotState(7, 1, True, 5, (0,), (5,))
-SCHEMA = TickSchema(["full"], num_slots=4)
-TINY = TickSchema([], num_slots=1)  # fewer lanes than anything that is gathered
+SCHEMA = TickSchema(["full"], num_slots=3, num_endpoint_lanes=1)
+TINY = TickSchema(
+    [], num_slots=1, num_endpoint_lanes=1
+)  # fewer lanes than anything that is gathered
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,7 @@ class Peer:
 
 
 def lanes_of(schema=SCHEMA, epoch=3, digest=11, slots=None):
-    return pack(schema, epoch, digest, slots or {})
+    return pack(schema, TickHeader(epoch, digest), slots or {})
 
 
 def texts(lanes, ops=None, **kwargs):
@@ -63,7 +65,7 @@ def texts(lanes, ops=None, **kwargs):
     return said
 
 
-OTHER = {"digest": 12, "epoch": 4, "schema": TickSchema(["swa"], num_slots=4)}
+OTHER = {"digest": 12, "epoch": 4, "schema": TickSchema(["swa"], num_slots=3, num_endpoint_lanes=1)}
 UNUSED = "-1 (slot unused)"
 
 

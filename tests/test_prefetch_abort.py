@@ -9,7 +9,7 @@ from manual_io import ManualIo
 from ranks import Ranks
 from spans import fill_stores, make_tokens, num_attached
 
-from hicache_ext.flow.prefetch import READ_BATCH_BYTES, read_leading
+from hicache_ext.flow.read import READ_BATCH_BYTES, read_leading
 from hicache_ext.flow.record import Outcome
 from hicache_ext.pool import PageState
 

@@ -51,6 +51,7 @@ class Traffic:
             num_host=host_sizes,
             short_window=self.random.choice(list(ShortWindow)),
             num_slots=self.random.choice([1, 2, 64]),
+            num_endpoint_lanes=self.random.choice([1, 3, 128]),
         )
         self.write, self.last_read = copies.write, copies.read
         for rank in self.ranks:

@@ -32,11 +32,13 @@ void issue(NcclGroup& group, const Lanes& lanes) {
   group.issue(data);
 }
 
-void issue_records(NcclGroup& group, uintptr_t header, uintptr_t slots) {
-  HICACHE_CHECK(kAgreement, header != 0 && slots != 0, "header=", header, " slots=", slots);
+void issue_records(NcclGroup& group, uintptr_t header, uintptr_t slots, uintptr_t endpoints) {
+  HICACHE_CHECK(kAgreement, header != 0 && slots != 0 && endpoints != 0, "header=", header,
+                " slots=", slots, " endpoints=", endpoints);
   py::gil_scoped_release no_gil;
   group.issue_records(reinterpret_cast<const LaneHeader*>(header),
-                      reinterpret_cast<const SlotRecord*>(slots));
+                      reinterpret_cast<const SlotRecord*>(slots),
+                      reinterpret_cast<const uint8_t*>(endpoints));
 }
 
 // -> (lanes, (lane, mine, min, max), {slot: slot_type})
@@ -61,7 +63,8 @@ Registrar registrar([](py::module_& m) {
       .def_property_readonly("rank", &NcclGroup::rank)
       .def_property_readonly("size", &NcclGroup::size)
       .def("issue", &issue, py::arg("lanes").noconvert())
-      .def("issue_records", &issue_records, py::arg("header"), py::arg("slots"))
+      .def("issue_records", &issue_records, py::arg("header"), py::arg("slots"),
+           py::arg("endpoints"))
       .def("ready", &NcclGroup::ready)
       .def("result", &result, py::arg("deadline_s"), py::arg("slot_type"));
 });

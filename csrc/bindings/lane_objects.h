@@ -4,7 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "hicache/check.h"
-#include "hicache/lanes.h"
+#include "hicache/lanes_unpack.h"
 
 namespace hicache::bindings {
 
@@ -27,12 +27,12 @@ inline pybind11::object agreed_slot(PyTypeObject* type, const AgreedRecord& r, i
   const auto add = [&](PyObject* value) { PyTuple_SET_ITEM(slot.ptr(), next++, own(value)); };
   add(PyLong_FromLongLong(r.op_id));
   add(PyLong_FromLongLong(r.step));
-  add(PyBool_FromLong(r.all_ready != 0));
   add(PyLong_FromLongLong(r.min_pages));
   add(PyLong_FromLongLong(r.max_pages));
   add(pool_tuple(r.short_pages, num_pools));
   add(pool_tuple(r.hits, num_pools));
   add(PyBool_FromLong(r.any_failed != 0));
+  add(PyLong_FromLongLong(r.endpoint_idx));
   return slot;
 }
 
@@ -46,14 +46,21 @@ inline PyTypeObject* named_tuple(const pybind11::type& slot_type) {
   return type;
 }
 
-// {slot: slot_type} of the slots in use; empty if the verdict is bad.
+// The fewest free pages of any rank, tier by tier; kLaneNeutral where no rank has told.
+inline pybind11::object agreed_free_pages(const LaneSchema& schema, const int64_t* agreed) {
+  return pybind11::reinterpret_steal<pybind11::object>(
+      pool_tuple(agreed + kFreeLanes, num_free_lanes(schema)));
+}
+
+// {slot: slot_type} of the settled slots; empty if the verdict is bad.
 inline pybind11::dict agreed_slots(const LaneSchema& schema, const LaneVerdict& verdict,
                                    const AgreedRecord* records, const pybind11::type& slot_type) {
   PyTypeObject* type = named_tuple(slot_type);
   pybind11::dict slots;
   for (int slot_idx = 0; verdict.lane < 0 && slot_idx < schema.num_slots; ++slot_idx) {
-    if (records[slot_idx].op_id == kNoOp) continue;
-    slots[pybind11::int_(slot_idx)] = agreed_slot(type, records[slot_idx], schema.num_pools);
+    const AgreedRecord& record = records[slot_idx];
+    if (record.op_id == kNoOp || (!record.all_ready && !record.any_failed)) continue;
+    slots[pybind11::int_(slot_idx)] = agreed_slot(type, record, schema.num_pools);
   }
   return slots;
 }

@@ -11,7 +11,7 @@ inline constexpr int kLaneThreads = 128;
 __global__ void __launch_bounds__(kLaneThreads)
     pack_lanes_kernel(const __grid_constant__ PackArgs args) {
   const auto thread_idx = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  pack_body(args.schema, *args.header, args.slots, args.mine, thread_idx,
+  pack_body(args.schema, *args.header, args.slots, args.endpoints, args.mine, thread_idx,
             static_cast<int>(gridDim.x * blockDim.x));
 }
 

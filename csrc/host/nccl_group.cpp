@@ -107,9 +107,10 @@ void NcclGroup::issue(const int64_t* lanes) {
   reduce_and_unpack();
 }
 
-void NcclGroup::issue_records(const LaneHeader* header, const SlotRecord* slots) {
+void NcclGroup::issue_records(const LaneHeader* header, const SlotRecord* slots,
+                              const uint8_t* endpoints) {
   check_room();
-  launch_pack_lanes({schema_, header, slots, buffers_->mine.get()}, stream_);
+  launch_pack_lanes({schema_, header, slots, endpoints, buffers_->mine.get()}, stream_);
   reduce_and_unpack();
 }
 

@@ -18,7 +18,6 @@ from hicache_ext._C_groups import NcclGroup as NcclGroup
 from hicache_ext._C_groups import NcclLibrary as NcclLibrary
 from hicache_ext._C_groups import ShmGroup as ShmGroup
 from hicache_ext._C_groups import lanes_unpack as lanes_unpack
-from hicache_ext._C_groups import lanes_unpack_settled as lanes_unpack_settled
 from hicache_ext._C_host import MAX_PIN_CHUNK_BYTES as MAX_PIN_CHUNK_BYTES
 from hicache_ext._C_host import DlpackTensor as DlpackTensor
 from hicache_ext._C_host import HostMemory as HostMemory

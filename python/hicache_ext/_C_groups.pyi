@@ -14,14 +14,17 @@ LANE_FORMAT: int
 MAX_LANE_POOLS: int
 
 class LaneSchema:
-    def __init__(self, hash: int, num_pools: int, num_slots: int) -> None: ...
+    def __init__(self, hash: int, num_pools: int, num_slots: int, num_endpoints: int) -> None: ...
     @property
     def num_lanes(self) -> int: ...
 
 class LanePacker:
     def __init__(self, schema: LaneSchema) -> None: ...
     def pack(
-        self, epoch: int, digest: int, slots: Mapping[int, tuple[Any, ...]]
+        self,
+        header: tuple[Any, ...],
+        slots: Mapping[int, tuple[Any, ...]],
+        endpoints: bytes | bytearray,
     ) -> npt.NDArray[np.int64]: ...
 
 def lanes_unpack(
@@ -29,13 +32,7 @@ def lanes_unpack(
     agreed: npt.NDArray[np.int64],
     mine: npt.NDArray[np.int64],
     slot_type: type[_Slot],
-) -> tuple[tuple[int, int, int, int], dict[int, _Slot]]: ...
-def lanes_unpack_settled(
-    schema: LaneSchema,
-    agreed: npt.NDArray[np.int64],
-    mine: npt.NDArray[np.int64],
-    slot_type: type[_Slot],
-) -> tuple[tuple[int, int, int, int], dict[int, _Slot]]: ...
+) -> tuple[tuple[int, int, int, int], dict[int, _Slot], tuple[int, ...]]: ...
 
 # --- bind_shm_group.cpp: a group of ranks over shared memory
 class ShmGroup:
@@ -69,7 +66,7 @@ class NcclGroup:
     @property
     def size(self) -> int: ...
     def issue(self, lanes: npt.NDArray[np.int64]) -> None: ...
-    def issue_records(self, header: int, slots: int) -> None: ...
+    def issue_records(self, header: int, slots: int, endpoints: int) -> None: ...
     def ready(self) -> bool: ...
     def result(
         self, deadline_s: float, slot_type: type[_Slot]

@@ -87,9 +87,10 @@ class HiCache:
         # `alloc` evicts by what its own pool lacks: that must be the same on every rank.
         same = f"{config}, device pages {self.pools.sizes(Tier.DEVICE)}, check {check!r}"
         self._engine = FlowEngine(
-            TickSchema(names, config.num_slots, same),
+            TickSchema(names, config.num_slots, config.num_endpoint_lanes, config=same),
             group or LocalGroup(),
             digest=lambda: self.tree.digest,
+            free_pages=self.pools.num_free,
             log=self.tree.log,
             depth=config.tick_depth,
             deadline_s=config.tick_deadline_s,
@@ -125,8 +126,7 @@ class HiCache:
         record = PrefetchRecord(self._engine.new_id(), span.num_matched_tokens, span.num_tokens)
         op = PrefetchOp(self._ctx, record.op_id, span, record)
         self._prefetches[op.op_id] = op
-        self._engine.add(op)
-        return op.op_id
+        return self._engine.add(op)
 
     def abort(self, op_id: int) -> bool:
         """Gives up a prefetch at the next tick, on all ranks; False if it is over already."""
@@ -155,8 +155,7 @@ class HiCache:
 
         op = LoadBackOp(self._ctx, self._engine.new_id(), plan, on_end)
         match.loading = True
-        self._engine.add(op)
-        return op.op_id
+        return self._engine.add(op)
 
     def alloc(self, num_pages: Mapping[str, int]) -> dict[str, list[int]] | None:
         """Device pages for new tokens, evicting if needed: all of them, or None.
@@ -236,8 +235,7 @@ class HiCache:
         self._engine.check_usable()
         check_switch(self._ctx, action)
         op = StoreSwitch(self._ctx, StoreRecord(self._engine.new_id(), action), store)
-        self._engine.add(op)
-        return op.op_id
+        return self._engine.add(op)
 
     # -- the tick ----------------------------------------------------------------------------
 
@@ -246,10 +244,13 @@ class HiCache:
         """Ops that some later tick will end."""
         return self._engine.num_in_flight
 
-    def tick(self) -> list[Record]:
-        """Once per scheduler step, on every rank: agrees, applies, returns the ops that ended.
+    def num_free_pages(self, tier: Tier) -> dict[str, int]:
+        """The fewest free pages of any rank, by pool and by the last tick applied; 0 before it."""
+        return self.pools.of_tier(tier, self._engine.agreed_free_pages)
 
-        What is applied was said `tick_depth` ticks ago, on every rank.
+    def tick(self) -> list[Record]:
+        """Once per scheduler step, on every rank: says how far it is, and applies what all said
+        `tick_depth` ticks ago; returns the ops that ended.
 
         Raises:
             AgreementError: a rank is late, dead or of another opinion. The cache is then unusable;
@@ -275,6 +276,7 @@ class HiCache:
         for record in records:
             self._prefetches.pop(record.op_id, None)
         self.stats.count_records(records)
+        self.stats.count_waiting(self._engine.num_waiting, self._engine.max_waiting)
         return records
 
     # -- the end -----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ class CacheConfig:
     prefetch_threshold_tokens: int = 0  # smaller L3 hits are not worth a read
     short_window: ShortWindow = ShortWindow.KEEP_FULL
     num_slots: int = 64  # ops that can be in flight at once; more wait in line
+    num_endpoint_lanes: int = 128  # endpoints that all ranks can compare in one tick
     tick_depth: int = 1  # steps from publish to apply; 0: the tick waits for the other ranks
     tick_deadline_s: float = 30.0  # a rank later than this is an AgreementError on the others
 
@@ -35,8 +36,11 @@ class CacheConfig:
             raise LayoutError(
                 f"window_tokens={self.window_tokens} must be positive; None means no window"
             )
-        if self.num_slots <= 0:
-            raise LayoutError(f"num_slots={self.num_slots} must be positive")
+        if self.num_slots <= 0 or self.num_endpoint_lanes <= 0:
+            raise LayoutError(
+                f"num_slots={self.num_slots}, num_endpoint_lanes={self.num_endpoint_lanes} "
+                "must be positive"
+            )
         if self.tick_depth not in (0, 1):
             raise LayoutError(f"tick_depth={self.tick_depth} must be 0 or 1")
         if self.prefetch_threshold_tokens < 0 or self.tick_deadline_s <= 0:

@@ -20,6 +20,8 @@ class CacheStats:
     num_backup_bytes: int = 0  # L1 to L2
     num_read_bytes: int = 0  # L3 to L2
     num_stored_bytes: int = 0  # L2 to L3
+    num_waiting_ops: int = 0  # in line for a slot of the tick, now
+    max_waiting_ops: int = 0  # at any publish so far
     num_outcomes: dict[str, int] = field(default_factory=dict)  # by flow and outcome
 
     def count_match(self, num_device_tokens: int, num_host_tokens: int) -> None:
@@ -27,6 +29,10 @@ class CacheStats:
         self.num_matches += 1
         self.num_device_hit_tokens += num_device_tokens
         self.num_host_hit_tokens += num_host_tokens
+
+    def count_waiting(self, num_ops: int, max_ops: int) -> None:
+        """The ops in line now, and the most at any publish."""
+        self.num_waiting_ops, self.max_waiting_ops = num_ops, max_ops
 
     def count_records(self, records: Iterable[Record]) -> None:
         """The ops that a tick has ended."""

@@ -14,7 +14,8 @@ void check_pack(const Tick& tick, uint32_t seed, int64_t num_threads) {
   std::vector<int> num_writes(want.size(), 0);
   for (int64_t thread = num_threads; thread-- > 0;) {
     std::vector<int64_t> lanes(want.size() + 8, kPoison);
-    pack_body(tick.schema, tick.header, tick.slots[0].data(), lanes.data(), thread, num_threads);
+    pack_body(tick.schema, tick.header, tick.slots[0].data(), tick.endpoints[0].data(),
+              lanes.data(), thread, num_threads);
     for (size_t i = 0; i < lanes.size(); ++i) {
       if (lanes[i] == kPoison) continue;
       EXPECT(i < want.size() && lanes[i] == want[i], "seed %u lane %zu", seed, i);
@@ -38,6 +39,21 @@ int64_t unpack_all(const Tick& tick, const std::vector<int64_t>& agreed,
   return bad;
 }
 
+// The slot that asks learns of the first endpoint that all ranks have; no other slot does.
+void check_endpoint(const Tick& tick, uint32_t seed, const std::vector<AgreedRecord>& got) {
+  int64_t common = -1;
+  for (int idx = tick.schema.num_endpoints; idx-- > 0;) {
+    bool everywhere = true;
+    for (const auto& flags : tick.endpoints) everywhere = everywhere && flags[idx] != 0;
+    if (everywhere) common = idx;
+  }
+  for (int slot_idx = 0; slot_idx < tick.schema.num_slots; ++slot_idx) {
+    const int64_t want = tick.header.asking_slot == slot_idx ? common : -1;
+    EXPECT(got[slot_idx].endpoint_idx == want, "seed %u slot %d: endpoint %ld, not %ld", seed,
+           slot_idx, static_cast<long>(got[slot_idx].endpoint_idx), static_cast<long>(want));
+  }
+}
+
 void check_unpack(const Tick& tick, uint32_t seed, int64_t num_threads) {
   std::vector<std::vector<int64_t>> ranks;
   for (size_t rank = 0; rank < tick.slots.size(); ++rank) ranks.push_back(tick.pack(rank));
@@ -50,6 +66,7 @@ void check_unpack(const Tick& tick, uint32_t seed, int64_t num_threads) {
     EXPECT(same_slot(tick.schema, got[slot_idx], want[slot_idx]), "seed %u slot %d", seed,
            slot_idx);
   }
+  check_endpoint(tick, seed, want);
   // Two ranks' worth of damage: the first one is reported, whichever thread meets it first.
   const int64_t first = seed % agreed.size(), second = (seed * 7 + 3) % agreed.size();
   for (int64_t lane : {first, second}) agreed[lane] = INT64_MAX - 1;

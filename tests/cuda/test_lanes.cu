@@ -34,18 +34,21 @@ void check_pack(const Tick& tick, uint32_t seed, int rank) {
   const std::vector<int64_t> want = tick.pack(rank);
   LaneHeader* header = on_device(std::vector<LaneHeader>{tick.header});
   SlotRecord* slots = on_device(tick.slots[rank]);
+  uint8_t* endpoints = on_device(tick.endpoints[rank]);
   int64_t* lanes = on_device(std::vector<int64_t>(want.size(), kPoison));
-  launch_pack_lanes({tick.schema, header, slots, lanes}, nullptr);
+  launch_pack_lanes({tick.schema, header, slots, endpoints, lanes}, nullptr);
   EXPECT(to_host(lanes, want.size()) == want, "seed %u rank %d", seed, rank);
   // Any grid, also one with more or fewer threads than slots.
   for (int num_blocks : {1, 5}) {
     int64_t* again = on_device(std::vector<int64_t>(want.size(), kPoison));
-    pack_lanes_kernel<<<num_blocks, 32>>>({tick.schema, header, slots, again});
+    pack_lanes_kernel<<<num_blocks, 32>>>({tick.schema, header, slots, endpoints, again});
     EXPECT(cudaDeviceSynchronize() == cudaSuccess, "launch");
     EXPECT(to_host(again, want.size()) == want, "seed %u blocks %d", seed, num_blocks);
     cudaFree(again);
   }
-  for (void* memory : {(void*)header, (void*)slots, (void*)lanes}) cudaFree(memory);
+  for (void* memory : {(void*)header, (void*)slots, (void*)endpoints, (void*)lanes}) {
+    cudaFree(memory);
+  }
 }
 
 struct Unpacked {

@@ -40,12 +40,15 @@ void check_tick(NcclGroup* group, const Tick& tick, uint32_t seed, bool from_rec
   EXPECT(!group->ready(), "seed %u", seed);
   LaneHeader* header = nullptr;
   SlotRecord* slots = nullptr;
+  uint8_t* endpoints = nullptr;
   if (from_records) {
     cudaMallocHost(&header, sizeof(LaneHeader));
     cudaMallocHost(&slots, tick.slots[0].size() * sizeof(SlotRecord));
     *header = tick.header;
     std::copy(tick.slots[0].begin(), tick.slots[0].end(), slots);
-    group->issue_records(header, slots);
+    cudaMallocHost(&endpoints, tick.endpoints[0].size());
+    std::copy(tick.endpoints[0].begin(), tick.endpoints[0].end(), endpoints);
+    group->issue_records(header, slots, endpoints);
   } else {
     group->issue(mine.data());
   }
@@ -58,6 +61,7 @@ void check_tick(NcclGroup* group, const Tick& tick, uint32_t seed, bool from_rec
   }
   cudaFreeHost(header);
   cudaFreeHost(slots);
+  cudaFreeHost(endpoints);
 }
 
 // Ten ticks each way, so that the ring of four outcomes goes round.

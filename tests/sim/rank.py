@@ -45,6 +45,7 @@ class SimRank:
             prefetch_threshold_tokens=schedule.threshold_tokens,
             short_window=schedule.short_window,
             num_slots=schedule.num_slots,
+            num_endpoint_lanes=schedule.num_endpoint_lanes,
             tick_depth=schedule.tick_depth,
             tick_deadline_s=schedule.deadline_ms / 1000,
         )

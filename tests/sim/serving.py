@@ -87,9 +87,11 @@ class Serving:
 
     def _max_ticks(self) -> int:
         """Ticks that the ops in flight may need, one after the other: in each phase a few to agree,
-        and those that pass during its I/O."""
+        and those that pass during its I/O; and those that look for a common endpoint."""
         io_ticks = MAX_SCALE * self._schedule.io_ms // min(self._schedule.tick_ms)
-        return 1 + self.rank.cache.num_in_flight * 4 * (4 + io_ticks)
+        num_pages = max(len(prompt.tokens) for prompt in self._schedule.prompts) // PAGE_SIZE
+        ask_ticks = 2 * (num_pages // self._schedule.num_endpoint_lanes + 1)
+        return 1 + self.rank.cache.num_in_flight * (4 * (4 + io_ticks) + ask_ticks)
 
     def _tick(self) -> Iterator[int]:
         self.rank.cache.publish()

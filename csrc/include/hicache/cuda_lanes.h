@@ -1,7 +1,7 @@
 // Pack and unpack of a tick on the GPU, around the collective on the same stream.
 #pragma once
 
-#include "hicache/lanes.h"
+#include "hicache/lanes_unpack.h"
 
 struct CUstream_st;
 
@@ -20,6 +20,7 @@ struct PackArgs {
   LaneSchema schema;
   const LaneHeader* header;  // read when the kernel runs, so that a captured graph can be replayed
   const SlotRecord* slots;   // [num_slots]
+  const uint8_t* endpoints;  // [num_endpoints], not read while nobody asks
   int64_t* mine;             // [num_lanes]
 };
 

@@ -1,9 +1,11 @@
-// The wire format of one tick: what every rank puts into the MIN, and how the minimum is read.
+// The wire format of one tick: what every rank puts into the MIN. lanes_unpack.h reads the minimum.
 // One set of functions for the bindings, the CUDA kernels and the tests; nothing else knows an
 // offset.
 //
-//   header    schema ~schema epoch ~epoch digest ~digest
-//   per slot  op ~op step ~step ready pages ~pages { short hit } per pool
+//   header      schema epoch digest ops calls waiting asking, each as (x, ~x)
+//               free pages: { device } per pool { host } per pool
+//   per slot    op ~op step ~step ready pages ~pages { short hit } per pool
+//   endpoints   one lane each, for the one op that asks in this tick
 //
 // MIN over (x, ~x) yields the minimum and the complement of the maximum, so a pair that comes back
 // unchanged was equal on all ranks, and a maximum needs no second collective. A shortage travels
@@ -17,8 +19,9 @@
 
 namespace hicache {
 
-inline constexpr int kLaneFormat = 1;  // part of the schema hash: bump it with any change below
+inline constexpr int kLaneFormat = 2;  // part of the schema hash: bump it with any change below
 inline constexpr int kMaxLanePools = 16;
+inline constexpr int kLaneTiers = 2;                   // with free pages of their own: device, host
 inline constexpr int64_t kLaneNeutral = INT64_MAX;     // "not mine": never changes a minimum
 inline constexpr int64_t kLaneFailed = INT64_MIN / 2;  // below any honest value: it wins
 inline constexpr int64_t kLaneLimit = int64_t{1} << 62;
@@ -27,19 +30,35 @@ inline constexpr int64_t kLaneLimit = int64_t{1} << 62;
 // uses and another does not therefore fails the same equality test as two different ops; with
 // neutral lanes the other rank's op would come back as if everyone had agreed on it.
 inline constexpr int64_t kNoOp = -1;
+inline constexpr int64_t kNobodyAsks = -1;  // in place of the slot that asks
 
-enum HeaderLane : int { kSchemaLane = 0, kEpochLane = 2, kDigestLane = 4, kHeaderLanes = 6 };
+enum HeaderLane : int {
+  kSchemaLane = 0,
+  kEpochLane = 2,
+  kDigestLane = 4,
+  kOpsLane = 6,
+  kCallsLane = 8,
+  kWaitingLane = 10,
+  kAskingLane = 12,
+  kFreeLanes = 14,
+};
 enum SlotLane : int { kOpLane = 0, kStepLane = 2, kReadyLane = 4, kPagesLane = 5, kPoolLanes = 7 };
 
 struct LaneSchema {
   int64_t hash;  // of the format and the pool names, the same on every rank
   int32_t num_pools;
   int32_t num_slots;
+  int32_t num_endpoints;  // lanes of the endpoints, shared by all slots
 };
 
 struct LaneHeader {
   int64_t epoch;
-  int64_t digest;  // of the tree, before this tick is applied
+  int64_t digest;                                  // of the tree, before the tick is applied
+  int64_t num_ops;                                 // created so far
+  int64_t calls;                                   // a hash of all calls so far, or 0
+  int64_t num_waiting;                             // ops without a slot
+  int64_t asking_slot;                             // whose endpoints these are, or kNobodyAsks
+  int64_t free_pages[kLaneTiers * kMaxLanePools];  // [tier, num_pools]; kLaneNeutral: not told
 };
 
 // What this rank says about one slot.
@@ -53,34 +72,47 @@ struct SlotRecord {
   int64_t hits[kMaxLanePools];         // kLaneNeutral: the pool does not exist here
 };
 
-// What all ranks say together.
-struct AgreedRecord {
-  int64_t op_id;
-  int64_t step;
-  int64_t all_ready;
-  int64_t any_failed;
-  int64_t min_pages;
-  int64_t max_pages;
-  int64_t short_pages[kMaxLanePools];  // the largest shortage
-  int64_t hits[kMaxLanePools];         // the smallest; kLaneNeutral: no rank has the pool
-};
-
-// The first lane that cannot be what it claims; lane < 0: all is well.
-struct LaneVerdict {
-  int64_t lane;
-  int64_t mine;
-  int64_t min;
-  int64_t max;
-};
-
 HICACHE_HD int slot_lanes(const LaneSchema& schema) { return kPoolLanes + 2 * schema.num_pools; }
 
-HICACHE_HD int64_t num_lanes(const LaneSchema& schema) {
-  return kHeaderLanes + int64_t{schema.num_slots} * slot_lanes(schema);
-}
+HICACHE_HD int num_free_lanes(const LaneSchema& schema) { return kLaneTiers * schema.num_pools; }
 
 HICACHE_HD int64_t slot_base(const LaneSchema& schema, int64_t slot_idx) {
-  return kHeaderLanes + slot_idx * slot_lanes(schema);
+  return kFreeLanes + num_free_lanes(schema) + slot_idx * slot_lanes(schema);
+}
+
+HICACHE_HD int64_t endpoint_base(const LaneSchema& schema) {
+  return slot_base(schema, schema.num_slots);
+}
+
+HICACHE_HD int64_t num_lanes(const LaneSchema& schema) {
+  return endpoint_base(schema) + schema.num_endpoints;
+}
+
+// Lanes [begin, end), of which those before `pairs_end` are pairs: the header, one slot, or the
+// endpoints.
+struct LaneArea {
+  int64_t begin;
+  int64_t pairs_end;
+  int64_t end;
+};
+
+HICACHE_HD LaneArea header_area(const LaneSchema& schema) {
+  return {0, kFreeLanes, slot_base(schema, 0)};
+}
+
+HICACHE_HD LaneArea slot_area(const LaneSchema& schema, int64_t slot_idx) {
+  const int64_t begin = slot_base(schema, slot_idx);
+  return {begin, begin + kReadyLane, begin + slot_lanes(schema)};
+}
+
+HICACHE_HD LaneArea area_of(const LaneSchema& schema, int64_t lane) {
+  const LaneArea header = header_area(schema);
+  if (lane < header.end) return header;
+  const int64_t endpoints = endpoint_base(schema);
+  if (lane >= endpoints) return {endpoints, endpoints, num_lanes(schema)};
+  // In 32 bits, where the lanes of a tick always fit: a 64-bit division is a call on the GPU.
+  return slot_area(
+      schema, static_cast<uint32_t>(lane - header.end) / static_cast<uint32_t>(slot_lanes(schema)));
 }
 
 HICACHE_HD void pack_pair(int64_t value, int64_t* pair) {
@@ -92,6 +124,11 @@ HICACHE_HD void pack_header(const LaneSchema& schema, const LaneHeader& header, 
   pack_pair(schema.hash, lanes + kSchemaLane);
   pack_pair(header.epoch, lanes + kEpochLane);
   pack_pair(header.digest, lanes + kDigestLane);
+  pack_pair(header.num_ops, lanes + kOpsLane);
+  pack_pair(header.calls, lanes + kCallsLane);
+  pack_pair(header.num_waiting, lanes + kWaitingLane);
+  pack_pair(header.asking_slot, lanes + kAskingLane);
+  for (int i = 0; i < num_free_lanes(schema); ++i) lanes[kFreeLanes + i] = header.free_pages[i];
 }
 
 HICACHE_HD void pack_unused_slot(const LaneSchema& schema, int64_t* lanes) {
@@ -115,100 +152,28 @@ HICACHE_HD void pack_slot(const LaneSchema& schema, const SlotRecord& record, in
   }
 }
 
-// Pairs stand first in the header and in a slot.
-HICACHE_HD bool is_pair(int64_t lane, int64_t base) {
-  return lane - base < (base == 0 ? int64_t{kHeaderLanes} : int64_t{kReadyLane});
-}
-
-// A reduced lane against the one that this rank sent. A pair must come back unchanged. Any other
-// lane can only fall: one that rose is not a minimum over this rank's lanes of this tick.
-HICACHE_HD bool is_bad_lane(const int64_t* agreed, const int64_t* mine, int64_t lane,
-                            int64_t base) {
-  return is_pair(lane, base) ? agreed[lane] != mine[lane] : agreed[lane] > mine[lane];
-}
-
-// The first bad lane of the header or slot at [base, end), or kLaneNeutral.
-HICACHE_HD int64_t find_bad_lane(const int64_t* agreed, const int64_t* mine, int64_t base,
-                                 int64_t end) {
-  for (int64_t lane = base; lane < end; ++lane) {
-    if (is_bad_lane(agreed, mine, lane, base)) return lane;
-  }
-  return kLaneNeutral;
-}
-
-// Of the whole vector.
-HICACHE_HD int64_t find_bad_lane(const LaneSchema& schema, const int64_t* agreed,
-                                 const int64_t* mine) {
-  int64_t bad = find_bad_lane(agreed, mine, 0, kHeaderLanes);
-  for (int slot_idx = 0; bad == kLaneNeutral && slot_idx < schema.num_slots; ++slot_idx) {
-    const int64_t base = slot_base(schema, slot_idx);
-    bad = find_bad_lane(agreed, mine, base, base + slot_lanes(schema));
-  }
-  return bad;
-}
-
-// Whether a slot's op can move: every rank is ready, or some rank has failed. `lanes` points at the
-// slot's first lane; an unused slot is not settled.
-HICACHE_HD bool is_settled(const int64_t* lanes) {
-  return lanes[kReadyLane] == 1 || lanes[kReadyLane] == kLaneFailed;
-}
-
-HICACHE_HD LaneVerdict lane_verdict(const LaneSchema& schema, const int64_t* agreed,
-                                    const int64_t* mine, int64_t lane) {
-  if (lane == kLaneNeutral) return {-1, 0, 0, 0};
-  // In 32 bits, where the lanes of a tick always fit: a 64-bit division is a call on the GPU.
-  const auto slot_idx =
-      static_cast<uint32_t>(lane - kHeaderLanes) / static_cast<uint32_t>(slot_lanes(schema));
-  const int64_t base = lane < kHeaderLanes ? 0 : slot_base(schema, slot_idx);
-  if (!is_pair(lane, base)) return {lane, mine[lane], agreed[lane], agreed[lane]};
-  const int64_t first = base + ((lane - base) & ~int64_t{1});
-  return {first, mine[first], agreed[first], ~agreed[first + 1]};
-}
-
-HICACHE_HD int64_t clamp_failed(int64_t value) { return value < 0 ? 0 : value; }
-
-// Reads a verified slot. `lanes` points at its first lane.
-HICACHE_HD void agree_slot(const LaneSchema& schema, const int64_t* lanes, AgreedRecord* out) {
-  out->op_id = lanes[kOpLane];
-  out->step = lanes[kStepLane];
-  out->any_failed = lanes[kReadyLane] == kLaneFailed;
-  out->all_ready = lanes[kReadyLane] == 1;
-  out->min_pages = clamp_failed(lanes[kPagesLane]);
-  // Neutral when every rank failed: nobody has pages.
-  const int64_t max_lane = lanes[kPagesLane + 1];
-  out->max_pages = max_lane == kLaneNeutral ? 0 : ~max_lane;
-  for (int pool_idx = 0; pool_idx < schema.num_pools; ++pool_idx) {
-    const int64_t* pool = lanes + kPoolLanes + 2 * pool_idx;
-    out->short_pages[pool_idx] = pool[0] == kLaneNeutral ? 0 : -pool[0];
-    out->hits[pool_idx] = clamp_failed(pool[1]);
+// What one of `num_threads` threads does. `endpoints` has a flag for each lane, and is not read
+// while nobody asks.
+HICACHE_HD void pack_endpoints(const LaneSchema& schema, const LaneHeader& header,
+                               const uint8_t* endpoints, int64_t* lanes, int thread_idx,
+                               int num_threads) {
+  const bool asks = header.asking_slot != kNobodyAsks;
+  lanes += endpoint_base(schema);
+  for (int idx = thread_idx; idx < schema.num_endpoints; idx += num_threads) {
+    lanes[idx] = asks ? int64_t{endpoints[idx] != 0} : kLaneNeutral;
   }
 }
 
 // What one of `num_threads` threads does to pack; the CPU is thread 0 of 1. `slots` has a record
-// for every slot of the schema, unused ones with op_id kNoOp.
+// for every slot of the schema, unused ones with op_id kNoOp; `endpoints` as in pack_endpoints().
 HICACHE_HD void pack_body(const LaneSchema& schema, const LaneHeader& header,
-                          const SlotRecord* slots, int64_t* lanes, int thread_idx,
-                          int num_threads) {
+                          const SlotRecord* slots, const uint8_t* endpoints, int64_t* lanes,
+                          int thread_idx, int num_threads) {
   if (thread_idx == 0) pack_header(schema, header, lanes);
   for (int slot_idx = thread_idx; slot_idx < schema.num_slots; slot_idx += num_threads) {
     pack_slot(schema, slots[slot_idx], lanes + slot_base(schema, slot_idx));
   }
-}
-
-// What one of `num_threads` threads does to verify and unpack: returns its first bad lane or
-// kLaneNeutral, the caller takes the minimum. `out` has a record per slot; unless the verdict over
-// all threads is good, none of them may be applied.
-HICACHE_HD int64_t unpack_body(const LaneSchema& schema, const int64_t* agreed, const int64_t* mine,
-                               AgreedRecord* out, int thread_idx, int num_threads) {
-  int64_t bad = kLaneNeutral;
-  if (thread_idx == 0) bad = find_bad_lane(agreed, mine, 0, kHeaderLanes);
-  for (int slot_idx = thread_idx; slot_idx < schema.num_slots; slot_idx += num_threads) {
-    const int64_t base = slot_base(schema, slot_idx);
-    const int64_t found = find_bad_lane(agreed, mine, base, base + slot_lanes(schema));
-    if (found < bad) bad = found;
-    agree_slot(schema, agreed + base, out + slot_idx);
-  }
-  return bad;
+  pack_endpoints(schema, header, endpoints, lanes, thread_idx, num_threads);
 }
 
 }  // namespace hicache

@@ -30,7 +30,7 @@ class NcclGroup {
   void issue(const int64_t* lanes);
   // From records on the device (or pinned): nothing crosses to the host but the outcome. Read when
   // the stream gets there.
-  void issue_records(const LaneHeader* header, const SlotRecord* slots);
+  void issue_records(const LaneHeader* header, const SlotRecord* slots, const uint8_t* endpoints);
   // Whether the oldest uncollected tick is there.
   bool ready() const;
   // Waits at most `max_s`. Error(kAgreement) if NCCL reports that a peer is lost.

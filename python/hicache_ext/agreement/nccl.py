@@ -10,7 +10,17 @@ from hicache_ext.agreement.group import OneCaller, one_caller
 from hicache_ext.agreement.schema import AgreedSlot, LaneError, Lanes, TickSchema
 from hicache_ext.errors import AgreementError, CudaError
 
-HEADER_DTYPE = np.dtype([("epoch", np.int64), ("digest", np.int64)])
+HEADER_DTYPE = np.dtype(
+    [
+        ("epoch", np.int64),
+        ("digest", np.int64),
+        ("num_ops", np.int64),
+        ("calls", np.int64),
+        ("num_waiting", np.int64),
+        ("asking_slot", np.int64),  # -1: nobody asks
+        ("free_pages", np.int64, 2 * _C.MAX_LANE_POOLS),  # device, host; num_pools of each
+    ]
+)
 """The header that issue_records() reads: lanes.h, LaneHeader."""
 
 SLOT_DTYPE = np.dtype(
@@ -93,14 +103,15 @@ class NcclGroup(OneCaller):
         self._open().issue(lanes)
 
     @one_caller
-    def issue_records(self, header: int, slots: int) -> None:
+    def issue_records(self, header: int, slots: int, endpoints: int) -> None:
         """Start a tick from device (or mapped pinned) memory, packed by a kernel on the stream.
 
-        `header` is the address of one HEADER_DTYPE, `slots` of [num_slots] SLOT_DTYPE. They are
-        read when the stream gets there and must stay until result() returns. Values are not range
-        checked; keep them in [0, 2^62).
+        `header` is the address of one HEADER_DTYPE, `slots` of [num_slots] SLOT_DTYPE, `endpoints`
+        of uint8[num_endpoint_lanes], not read while nobody asks. They are read when the stream gets
+        there and must stay until result() returns. Values are not range checked; keep them in
+        [0, 2^62).
         """
-        self._open().issue_records(header, slots)
+        self._open().issue_records(header, slots, endpoints)
 
     @one_caller
     def ready(self) -> bool:

@@ -19,10 +19,29 @@ NOT_MINE: int = _C.LANE_NEUTRAL
 """A hit count of a pool that this rank does not have: it never lowers the minimum."""
 
 NO_OP = -1
-"""What the op lane of an unused slot carries, as `slot[i].op` in an error shows it."""
+"""What the op lane of an unused slot carries, and that of the asking slot while nobody asks."""
 
-_HEADER = ("schema", "~schema", "epoch", "~epoch", "digest", "~digest")
+_PAIRS = ("schema", "epoch", "digest", "ops", "calls", "waiting", "asking")
+_HEADER = tuple(name for pair in _PAIRS for name in (pair, f"~{pair}"))
 _SLOT = ("op", "~op", "step", "~step", "ready", "pages", "~pages")
+
+
+class TickHeader(NamedTuple):
+    """What a rank says about itself. All but the free pages must be equal on all ranks."""
+
+    epoch: int
+    digest: int
+    """Of the tree, before the tick is applied."""
+    num_ops: int = 0
+    """Created so far."""
+    calls: int = 0
+    """A hash of all calls so far; 0 where calls are not compared."""
+    num_waiting: int = 0
+    """Ops that have no slot yet."""
+    asking_slot: int | None = None
+    """The slot whose endpoints the endpoint lanes carry; None: nobody asks."""
+    free_pages: tuple[int, ...] | None = None
+    """Of each device pool, then of each host pool; None: not told."""
 
 
 class SlotState(NamedTuple):
@@ -48,8 +67,6 @@ class AgreedSlot(NamedTuple):
 
     op_id: int
     step: int
-    all_ready: bool
-    """False also when any rank failed."""
     min_pages: int
     """0 when any rank failed."""
     max_pages: int
@@ -59,6 +76,17 @@ class AgreedSlot(NamedTuple):
     hits: tuple[int, ...]
     """The smallest hit count per pool, 0 when any rank failed; NOT_MINE where no rank has it."""
     any_failed: bool
+    endpoint_idx: int
+    """The first endpoint lane that all ranks have set; -1: none, or another slot has asked."""
+
+
+class AgreedTick(NamedTuple):
+    """What all ranks say together; the same on every rank."""
+
+    slots: dict[int, AgreedSlot]
+    """Those where something is decided: every rank is ready, or one has failed."""
+    free_pages: tuple[int, ...]
+    """The fewest of any rank: of each device pool, then of each host pool; NOT_MINE: not told."""
 
 
 class TickSchema:
@@ -67,28 +95,43 @@ class TickSchema:
     `pools` are the names in registry order; they must be the same, in the same order, on every
     rank, which the hash in each tick verifies, and with it whatever `config` says in words.
     AgreementError for a name that is empty or appears twice, for too many pools, or for less than
-    one slot.
+    one slot or endpoint lane.
     """
 
-    def __init__(self, pools: Sequence[str], num_slots: int = 64, config: str = "") -> None:
+    def __init__(
+        self,
+        pools: Sequence[str],
+        num_slots: int = 64,
+        num_endpoint_lanes: int = 128,
+        *,
+        config: str = "",
+    ) -> None:
         self.pools = tuple(pools)
         self.num_slots = num_slots
+        self.num_endpoint_lanes = num_endpoint_lanes
         for i, name in enumerate(self.pools):
             if not name or name in self.pools[:i]:
                 raise AgreementError(f"pool {i} is named {name!r}: empty or not unique")
-        self.text = f"format {_C.LANE_FORMAT}, pools {self.pools}, {num_slots} slots, {config}"
+        self.text = (
+            f"format {_C.LANE_FORMAT}, pools {self.pools}, {num_slots} slots, "
+            f"{num_endpoint_lanes} endpoint lanes, {config}"
+        )
         digest = hashlib.blake2b(self.text.encode(), digest_size=8, person=b"hicache-tick").digest()
         self.hash: int = int.from_bytes(digest, "little") >> 2
-        self.native = _C.LaneSchema(self.hash, len(self.pools), num_slots)
+        self.native = _C.LaneSchema(self.hash, len(self.pools), num_slots, num_endpoint_lanes)
         self.num_lanes: int = self.native.num_lanes
 
     def lane_name(self, lane: int) -> str:
         """E.g. "epoch", "slot[3].op", "slot[3].hit[swa]"; IndexError when there is no such lane."""
         if not 0 <= lane < self.num_lanes:
             raise IndexError(f"lane {lane} not in [0, {self.num_lanes})")
-        if lane < len(_HEADER):
-            return _HEADER[lane]
-        slot, field = divmod(lane - len(_HEADER), len(_SLOT) + 2 * len(self.pools))
+        free = [f"free.{tier}[{pool}]" for tier in ("device", "host") for pool in self.pools]
+        header = [*_HEADER, *free]
+        if lane < len(header):
+            return header[lane]
+        if (endpoint := lane - (self.num_lanes - self.num_endpoint_lanes)) >= 0:
+            return f"endpoint[{endpoint}]"
+        slot, field = divmod(lane - len(header), len(_SLOT) + 2 * len(self.pools))
         if field < len(_SLOT):
             return f"slot[{slot}].{_SLOT[field]}"
         pool, is_hit = divmod(field - len(_SLOT), 2)
@@ -129,70 +172,54 @@ def show_value(name: str, value: int | None) -> str:
         return "?"
     if name == "schema":
         return f"{value:#x}"
+    if name == "asking" and value == NO_OP:
+        return f"{value} (nobody)"
     return f"{value} (slot unused)" if name.endswith(".op") and value == NO_OP else f"{value}"
 
 
-def pack(schema: TickSchema, epoch: int, digest: int, slots: Mapping[int, SlotState]) -> Lanes:
-    """This rank's lanes for tick `epoch`: int64[schema.num_lanes], owned by the caller.
-
-    `digest` is that of the tree before the tick is applied. Slots that are not in `slots` are
-    unused here, and must be unused on every other rank. AgreementError, with slot, field and
-    value, for anything out of range.
-    """
-    return Packer(schema).pack(epoch, digest, slots)
-
-
 class Packer:
-    """pack() from tick to tick: a slot whose state is the same object as before costs nothing."""
+    """What a rank says, tick by tick. A slot whose state is the object of the last tick is free."""
 
     def __init__(self, schema: TickSchema) -> None:
         self._native = _C.LanePacker(schema.native)
 
-    def pack(self, epoch: int, digest: int, slots: Mapping[int, SlotState]) -> Lanes:
-        """See pack()."""
-        return self._native.pack(epoch, digest, slots if type(slots) is dict else dict(slots))
+    def pack(
+        self,
+        header: TickHeader,
+        slots: Mapping[int, SlotState],
+        endpoints: bytes | bytearray = b"",
+    ) -> Lanes:
+        """This rank's lanes for one tick: int64[schema.num_lanes], owned by the caller.
+
+        Slots that are not in `slots` are unused here, and must be unused on every other rank.
+        `endpoints`: a byte for each endpoint lane, from the first on, of the slot that asks: 1
+        where this rank has the endpoint, 0 (and past the end) where it has not. AgreementError,
+        with slot, field and value, for anything out of range.
+        """
+        slots = slots if type(slots) is dict else dict(slots)
+        return self._native.pack(header, slots, endpoints)
 
 
-def unpack(
+def pack(
     schema: TickSchema,
-    lanes: Lanes,
-    epoch: int,
-    slots_mine: Mapping[int, SlotState] | Lanes,
-    *,
-    digest: int | None = None,
-) -> dict[int, AgreedSlot]:
-    """What all ranks agreed on in tick `epoch`, by slot, after verifying that it can be applied.
+    header: TickHeader,
+    slots: Mapping[int, SlotState],
+    endpoints: bytes | bytearray = b"",
+) -> Lanes:
+    """See Packer.pack; for one tick alone."""
+    return Packer(schema).pack(header, slots, endpoints)
 
-    `lanes` is the MIN over all ranks of what `pack` returned. `slots_mine` is what this rank put
-    in: the mapping, or (cheaper) the very lanes that `pack` returned. With a mapping, the digest
-    of the tree is verified against `digest` if that is given, else only among the ranks.
 
-    AgreementError names the first lane that is not equal on all ranks (schema, epoch, digest, an
-    op or its step, a slot that one rank uses and another does not), this rank's value and the
-    smallest and largest of all. Nothing of such a tick may be applied.
+def unpack(schema: TickSchema, lanes: Lanes, epoch: int, mine: Lanes) -> AgreedTick:
+    """What all ranks agreed on in tick `epoch`, after verifying that it can be applied.
+
+    `lanes` is the MIN over all ranks of what `pack` returned, `mine` what it returned here.
+
+    LaneError names the first lane that is not equal on all ranks (one of the header, an op or its
+    step, a slot that one rank uses and another does not), this rank's value and the smallest and
+    largest of all. Nothing of such a tick may be applied.
     """
-    if isinstance(slots_mine, np.ndarray):
-        mine: Lanes = slots_mine
-    else:
-        mine = pack(schema, epoch, 0 if digest is None else digest, slots_mine)
-        if digest is None and lanes.size == mine.size and lanes[4] == ~lanes[5]:
-            mine[4:6] = lanes[4:6]
-    (lane, my_value, low, high), agreed = _C.lanes_unpack(schema.native, lanes, mine, AgreedSlot)
-    if lane >= 0:
-        unknown = mine is not slots_mine and digest is None and schema.lane_name(lane) == "digest"
-        shown = None if unknown else my_value
-        raise LaneError.of(schema, lane, epoch, shown, low, high)
-    return agreed
-
-
-def unpack_settled(
-    schema: TickSchema, lanes: Lanes, epoch: int, mine: Lanes
-) -> dict[int, AgreedSlot]:
-    """As unpack(), but only the slots whose op can move: all ranks are ready, or one has failed.
-
-    The others are verified, too; most ops of a tick wait for I/O, and cost nothing here.
-    """
-    verdict, agreed = _C.lanes_unpack_settled(schema.native, lanes, mine, AgreedSlot)
+    verdict, slots, free_pages = _C.lanes_unpack(schema.native, lanes, mine, AgreedSlot)
     if verdict[0] >= 0:
         raise LaneError.of(schema, verdict[0], epoch, *verdict[1:])
-    return agreed
+    return AgreedTick(slots, free_pages)

@@ -69,7 +69,7 @@ class BackupOp(TransferOp):
     def apply(self, agreed: AgreedSlot) -> bool:
         if self.phase != Phase.STORE:
             return super().apply(agreed)
-        return agreed.all_ready and self._apply_store()
+        return self._apply_store()
 
     def _commit(self, pages: Pages) -> Mapping[str, list[int]]:
         assert self._plan is not None

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from hicache_ext.agreement.group import Group
 from hicache_ext.agreement.postmortem import Exchange, explain
-from hicache_ext.agreement.schema import LaneError, Lanes, Packer, TickSchema, unpack_settled
+from hicache_ext.agreement.schema import LaneError, Lanes, Packer, TickHeader, TickSchema, unpack
 from hicache_ext.errors import AgreementError, HiCacheError
 from hicache_ext.flow import kinds
 from hicache_ext.flow.backup import BackupOp
@@ -40,15 +40,17 @@ class FlowEngine:
         self,
         schema: TickSchema,
         group: Group,
-        digest: Callable[[], int],
-        log: OpLog,
         *,
+        digest: Callable[[], int],
+        free_pages: Callable[[], tuple[int, ...]],
+        log: OpLog,
         depth: int,
         deadline_s: float,
     ) -> None:
         self._schema, self._packer = schema, Packer(schema)
         self._group = group
         self._digest = digest
+        self._free_pages = free_pages
         self._log = log
         log.add(OpKind.literal(f"schema: {schema.text}"))
         self._depth = depth
@@ -63,19 +65,29 @@ class FlowEngine:
         self._broken: AgreementError | None = None
         self._closed = False
         self._alone = Alone()
+        self.max_waiting = 0
+        self.agreed_free_pages = (0,) * len(free_pages())
+        """The fewest of any rank, by the last tick applied; 0 before the first."""
 
     @property
     def num_in_flight(self) -> int:
         return len(self._ops) + len(self._backups)
+
+    @property
+    def num_waiting(self) -> int:
+        """Ops that wait in line for a slot, and backups for those before them."""
+        return self._ops.num_waiting + len(self._backups)
 
     def new_id(self) -> int:
         """The next op's id: every rank creates the same ops in the same order."""
         self._num_ops += 1
         return self._num_ops
 
-    def add(self, op: Op) -> None:
+    def add(self, op: Op) -> int:
+        """Puts an op in line; returns its id."""
         self._log.add(kinds.OP, op.op_id, op.phase)
         self._ops.add(op)
+        return op.op_id
 
     def add_backup(self, op: BackupOp) -> None:
         """Backups copy one after the other: none copies what an earlier one is copying."""
@@ -96,10 +108,10 @@ class FlowEngine:
                 raise HiCacheError(f"publish twice: tick {self._epoch} waits for its apply")
             self._begin_backup()
             self._ops.admit()
+            self.max_waiting = max(self.max_waiting, self.num_waiting)
             self._epoch += 1
             self._log.add(kinds.TICK, self._epoch)
-            digest = self._digest() ^ self._log.hash
-            lanes = self._packer.pack(self._epoch, digest, self._ops.states())
+            lanes = self._pack()
             try:
                 self._group.issue(lanes)
             except AgreementError as error:
@@ -148,12 +160,25 @@ class FlowEngine:
                 self._copying = op
                 self.add(op)
 
+    def _pack(self) -> Lanes:
+        said = self._ops.say(self._schema.num_endpoint_lanes)
+        header = TickHeader(
+            self._epoch,
+            self._digest(),
+            self._num_ops,
+            self._log.hash,
+            self.num_waiting,
+            said.asking_slot,
+            self._free_pages(),
+        )
+        return self._packer.pack(header, said.slots, said.endpoints)
+
     def _apply_oldest(self) -> list[Record]:
         """Waits for ranks that have not issued it yet."""
         epoch, mine = self._published[0]
         try:
             lanes = self._group.result(self._deadline_s)
-            agreed = unpack_settled(self._schema, lanes, epoch, mine)
+            agreed = unpack(self._schema, lanes, epoch, mine)
         except LaneError as error:
             self._broken = error
             self._broken = explain(error, mine, self._exchange(), self._log)
@@ -162,7 +187,9 @@ class FlowEngine:
             self._broken = error
             raise
         self._published.popleft()
-        return [op.record for op in self._ops.apply(agreed)]
+        self.max_waiting = 0
+        self.agreed_free_pages = agreed.free_pages
+        return [op.record for op in self._ops.apply(agreed.slots)]
 
     def _exchange(self) -> Exchange:
         """The group after the oldest tick was collected, which all ranks have then."""

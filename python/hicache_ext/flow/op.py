@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from enum import IntEnum
-from typing import TypeVar
+from heapq import heappop, heappush
+from typing import NamedTuple, TypeVar
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.record import Record
@@ -26,14 +27,15 @@ from hicache_ext.flow.record import Record
 class Phase(IntEnum):
     """Where an op is; travels in the tick, so the values are part of the wire format."""
 
-    QUERY = 1  # asking the store which endpoints it has; agreeing on one
-    RESERVE = 2  # pages are held, the ranks vote
-    COPY = 3  # between device and host
-    READ = 4  # store to host
-    STORE = 5  # host to store
-    DRAIN = 6  # aborted or failed on some rank: waiting for I/O that still touches our pages
-    DONE = 7
-    SWITCH = 8  # another store, or none
+    QUERY = 1  # the store is asked which endpoints it has
+    ASK = 2  # the ranks look for the largest endpoint that all have
+    RESERVE = 3  # pages are held, the ranks vote
+    COPY = 4  # between device and host
+    READ = 5  # store to host
+    STORE = 6  # host to store
+    DRAIN = 7  # aborted or failed on some rank: waiting for I/O that still touches our pages
+    DONE = 8
+    SWITCH = 9  # another store, or none
 
 
 _STEP = 16  # above every phase
@@ -45,6 +47,8 @@ class Op:
 
     is_alone = False
     """Whether it starts when every op before it is over, and those after it when it is."""
+    asks = False
+    """Waits for its turn to `ask`."""
 
     def __init__(self, op_id: int, record: Record, phase: Phase) -> None:
         self.op_id = op_id
@@ -79,8 +83,15 @@ class Op:
         """What this rank publishes in the coming tick."""
         raise NotImplementedError
 
+    def ask(self, num_lanes: int) -> bytes:
+        """A byte for each endpoint lane: 1 = this rank has the endpoint. Called before `state`."""
+        raise NotImplementedError
+
     def apply(self, agreed: AgreedSlot) -> bool:
-        """Moves on by what all ranks agreed; True when the op is over and owns nothing any more."""
+        """Moves on by what was decided; True when the op is over and owns nothing any more.
+
+        All ranks are ready, or `agreed.any_failed`.
+        """
         raise NotImplementedError
 
     def cancel(self) -> None:
@@ -88,11 +99,20 @@ class Op:
         raise NotImplementedError
 
 
+class Said(NamedTuple):
+    """What the ops of this rank publish in one tick."""
+
+    slots: dict[int, SlotState]
+    asking_slot: int | None
+    endpoints: bytes  # of the op in that slot
+
+
 class OpTable:
     """The slots of the tick. Ops beyond them wait in line, on every rank in the same order."""
 
     def __init__(self, num_slots: int) -> None:
-        self._slots: list[Op | None] = [None] * num_slots
+        self._free = list(range(num_slots))  # a heap
+        self._held: dict[int, Op] = {}  # by slot, in op order
         self._states: dict[int, SlotState] = {}
         self._pending: deque[Op] = deque()
 
@@ -100,28 +120,36 @@ class OpTable:
         self._pending.append(op)
 
     def __len__(self) -> int:
-        return len(self._pending) + sum(op is not None for op in self._slots)
+        return len(self._pending) + len(self._held)
+
+    @property
+    def num_waiting(self) -> int:
+        """Ops without a slot."""
+        return len(self._pending)
 
     def admit(self) -> None:
         """Fills free slots, lowest first, in the order of `add`."""
-        for slot, op in enumerate(self._slots):
-            if not self._pending or self._has_to_wait(self._pending[0]):
-                return
-            if op is None:
-                op = self._pending.popleft()
-                self._slots[slot] = op
-                op.start()
+        while self._pending and self._free and not self._has_to_wait(self._pending[0]):
+            op = self._pending.popleft()
+            self._held[heappop(self._free)] = op
+            op.start()
 
     def _has_to_wait(self, op: Op) -> bool:
-        held = next((other for other in self._slots if other is not None), None)
+        held = next(iter(self._held.values()), None)
         return held is not None and (op.is_alone or held.is_alone)
 
-    def states(self) -> dict[int, SlotState]:
-        """What this rank publishes, by slot; the same objects as before where nothing is new."""
-        for slot, op in enumerate(self._slots):
-            if op is not None and op.has_news:
+    def say(self, num_endpoint_lanes: int) -> Said:
+        """What all ops publish, the same objects as before where nothing is new.
+
+        Of the ops that ask for common endpoints, the oldest has its turn.
+        """
+        asking_slot, endpoints = None, b""
+        for slot, op in self._held.items():
+            if op.asks and asking_slot is None:
+                asking_slot, endpoints = slot, op.ask(num_endpoint_lanes)
+            if op.has_news:
                 self._states[slot] = op.state()
-        return self._states
+        return Said(self._states, asking_slot, endpoints)
 
     def apply(self, agreed: Mapping[int, AgreedSlot]) -> list[Op]:
         """Applies a tick's settled slots in op order; returns the ops that it finished.
@@ -129,21 +157,21 @@ class OpTable:
         What was said about a step that is over, or about an op that has left its slot, is dropped.
         """
         finished = []
-        for slot, result in sorted(agreed.items(), key=lambda item: item[1].op_id):
-            op = self._slots[slot]
-            if op is None or (op.op_id, op.step) != (result.op_id, result.step):
+        for slot, op in list(self._held.items()):
+            result = agreed.get(slot)
+            if result is None or (op.op_id, op.step) != (result.op_id, result.step):
                 continue
             if op.apply(result):
-                self._slots[slot] = None
-                del self._states[slot]
+                del self._held[slot], self._states[slot]
+                heappush(self._free, slot)
                 finished.append(op)
         return finished
 
     def cancel_all(self) -> None:
         """Youngest first, so that nothing is taken from under an older op."""
-        held = [op for op in self._slots if op is not None] + list(self._pending)
-        self._slots = [None] * len(self._slots)
+        ops = [*self._held.values(), *self._pending]
+        self._held.clear()
         self._states.clear()
         self._pending.clear()
-        for op in sorted(held, key=lambda op: -op.op_id):
+        for op in reversed(ops):
             op.cancel()

@@ -84,6 +84,16 @@ class PoolSet:
         """`num_pages` in the order of the pools, 0 where it is silent."""
         return tuple(num_pages.get(name, 0) for name in self.names)
 
+    def num_free(self) -> tuple[int, ...]:
+        """Free pages of each device pool, then of each host pool, as the tick has them."""
+        tiers = self._pools.values()
+        return tuple(pool.allocator.num_free for pools in tiers for pool in pools.values())
+
+    def of_tier(self, tier: Tier, counts: Sequence[int]) -> dict[str, int]:
+        """The part of what is counted as in `num_free` that belongs to a tier."""
+        begin = list(self._pools).index(tier) * len(self.names)
+        return dict(zip(self.names, counts[begin : begin + len(self.names)], strict=True))
+
     def reserve(self, tier: Tier, need: Mapping[str, int]) -> dict[str, list[int]] | None:
         """All the pages or none; CapacityError for an unknown pool or a negative number."""
         if any(name not in self.names or num_pages < 0 for name, num_pages in need.items()):

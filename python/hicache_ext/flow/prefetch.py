@@ -1,6 +1,7 @@
 """Prefetch, L3 to L2: find an endpoint that every rank can restore, read it, graft it.
 
-QUERY    each rank asks its store; the ranks agree on the largest endpoint that all have
+QUERY    each rank asks its store and proposes the largest endpoint that it can restore
+ASK      if those differ: the largest endpoint that all ranks have, out of their whole sets
 RESERVE  host pages for the FULL hit and for the window, on every rank or on none
 READ     FULL pages in order, then the window; the ranks agree on the fewest that arrived
 commit   FULL pages into the tree; the window only if every page of it arrived everywhere
@@ -10,6 +11,7 @@ DRAIN    after an abort: the pages are freed when no rank's I/O touches them any
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,15 +20,13 @@ from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.context import FlowContext
 from hicache_ext.flow.io import settle
 from hicache_ext.flow.op import Op, Phase
+from hicache_ext.flow.read import read_leading
 from hicache_ext.flow.record import Outcome, PrefetchRecord
 from hicache_ext.flow.reserve import Reservation, Verdict
 from hicache_ext.flow.span import Span, commit_span
 from hicache_ext.pool import PageState
 from hicache_ext.storage.endpoints import restorable_endpoints
-from hicache_ext.storage.protocol import PageStore
 from hicache_ext.tier import Tier
-
-READ_BATCH_BYTES = 32 << 20  # between two looks at the abort flag: 10 to 100 ms of a disk
 
 
 @dataclass
@@ -36,30 +36,6 @@ class Arrived:
     num_full: int
     num_window: dict[str, int]
     num_bytes: int
-
-
-def read_leading(
-    store: PageStore,
-    pool: str,
-    keys: Sequence[bytes],
-    pages: Sequence[memoryview],
-    stop: threading.Event,
-) -> int:
-    """Reads pages in order until one is missing; returns how many came before it."""
-    num_read = 0
-    step = max(1, READ_BATCH_BYTES // pages[0].nbytes) if pages else 1
-    for start in range(0, len(keys), step):
-        if stop.is_set():
-            break
-        batch = slice(start, start + step)
-        arrived = store.read_into(pool, keys[batch], pages[batch])
-        # A store that answers short, or not at all, has not read the rest.
-        num_asked = len(keys[batch])
-        num_leading = next((i for i, ok in enumerate(arrived) if not ok), len(arrived))
-        num_read += min(num_leading, num_asked)
-        if num_leading < num_asked:
-            break
-    return num_read
 
 
 class PrefetchOp(Op):
@@ -72,8 +48,9 @@ class PrefetchOp(Op):
         self._ctx = ctx
         self._span = span
         self._stop = threading.Event()
-        self._endpoints: list[int] | None = None  # unknown until the query is back
+        self._endpoints: list[int] | None = None  # ascending; unknown until the query is back
         self._proposal = 0
+        self._upper = 0  # while asking: no larger endpoint is common
         self._query: Future[list[int]] | None = None
         self._reservation: Reservation | None = None
         self._read: Future[Arrived] | None = None
@@ -97,6 +74,9 @@ class PrefetchOp(Op):
         ready, num_pages, short, hits = True, 0, zeros, zeros
         if self.phase == Phase.QUERY:
             ready = self._query_is_back()
+            num_pages = self._proposal
+        elif self.phase == Phase.ASK:
+            ready = not self.asks
             num_pages = self._proposal
         elif self.phase == Phase.RESERVE and self._reservation is not None:
             short = self._reservation.short()
@@ -124,6 +104,17 @@ class PrefetchOp(Op):
         # What the host could never hold is no hit.
         return [e for e in endpoints if pools.fits(Tier.HOST, span.need(e))]
 
+    def ask(self, num_lanes: int) -> bytes:
+        """The lanes stand for the endpoints `upper`, `upper` - 1, ...; proposes the next lower."""
+        endpoints, low = self._endpoints or [], self._upper - num_lanes
+        begin, end = bisect_right(endpoints, low), bisect_right(endpoints, self._upper)
+        flags = bytearray(num_lanes)
+        for endpoint in endpoints[begin:end]:
+            flags[self._upper - endpoint] = 1
+        self._proposal = endpoints[begin - 1] if begin else 0
+        self.asks, self.has_news = False, True
+        return bytes(flags)
+
     def _query_is_back(self) -> bool:
         """Takes the answer when it is there; the first proposal is the largest endpoint."""
         if self._endpoints is None and self._query is not None and self._query.done():
@@ -137,14 +128,15 @@ class PrefetchOp(Op):
     # -- what all ranks agreed ---------------------------------------------------------------
 
     def apply(self, agreed: AgreedSlot) -> bool:
-        if agreed.any_failed and self.phase != Phase.DRAIN:
+        if agreed.any_failed:
             self._stop.set()
+            self.asks = False
             self._enter(Phase.DRAIN)
-            return False
-        if not agreed.all_ready:
             return False
         if self.phase == Phase.QUERY:
             return self._apply_query(agreed)
+        if self.phase == Phase.ASK:
+            return self._apply_ask(agreed)
         if self.phase == Phase.RESERVE:
             return self._apply_reserve(agreed)
         if self.phase == Phase.READ:
@@ -152,15 +144,29 @@ class PrefetchOp(Op):
         return self._finish(Outcome.ABORTED, "aborted")
 
     def _apply_query(self, agreed: AgreedSlot) -> bool:
-        if agreed.min_pages < agreed.max_pages:
-            # Not every rank can restore what another proposed. Each goes down to its largest
-            # endpoint that is no larger than the smallest proposal. No common endpoint is ever
-            # skipped (it is at most every proposal), so this ends at the largest common one.
-            below = [e for e in self._endpoints or () if e <= agreed.min_pages]
-            self._proposal = max(below, default=0)
-            self._enter(Phase.QUERY)
-            return False
-        num_hit = agreed.min_pages
+        if agreed.min_pages == agreed.max_pages:
+            return self._take_endpoint(agreed.min_pages)
+        return self._look_below(agreed.min_pages)
+
+    def _apply_ask(self, agreed: AgreedSlot) -> bool:
+        if agreed.endpoint_idx >= 0:
+            return self._take_endpoint(self._upper - agreed.endpoint_idx)
+        return self._look_below(agreed.min_pages)
+
+    def _look_below(self, upper: int) -> bool:
+        """No endpoint above `upper`, which is of one rank at least, is common to all.
+
+        Each time the ranks look at as many endpoints as a tick has lanes for.
+        """
+        if upper == 0:
+            return self._take_endpoint(0)
+        self._upper = upper
+        self.asks = True
+        self._enter(Phase.ASK)
+        return False
+
+    def _take_endpoint(self, num_hit: int) -> bool:
+        """The largest that every rank can restore; 0: none."""
         self.record.num_hit_tokens = num_hit * self._ctx.page_size
         if num_hit == 0:
             return self._finish(Outcome.MISS, "not in the store of every rank")

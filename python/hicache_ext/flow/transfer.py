@@ -66,10 +66,8 @@ class TransferOp(Op):
         return SlotState(self.op_id, self.step, ready, 0, short, zeros, failed)
 
     def apply(self, agreed: AgreedSlot) -> bool:
-        if agreed.any_failed and self.phase == Phase.COPY:
+        if agreed.any_failed:
             self._enter(Phase.DRAIN)
-            return False
-        if not agreed.all_ready:
             return False
         if self.phase == Phase.RESERVE:
             return self._apply_reserve(agreed)

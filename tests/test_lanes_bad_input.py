@@ -1,0 +1,79 @@
+"""What cannot be packed or unpacked: an AgreementError with slot, field and value."""
+
+import pytest
+
+from hicache_ext.agreement import NOT_MINE, SlotState, TickHeader, TickSchema, pack, unpack
+from hicache_ext.errors import AgreementError
+
+SCHEMA = TickSchema(["full", "swa"], num_slots=4, num_endpoint_lanes=8)
+HEADER = TickHeader(epoch=3, digest=11)
+
+
+def state(op_id=7, **changes):
+    base = SlotState(op_id, step=1, ready=True, num_pages=5, short=(0, 0), hits=(5, 3))
+    return base._replace(**changes)
+
+
+@pytest.mark.parametrize("pools", [["full", "full"], [""], [f"p{i}" for i in range(17)]])
+def test_bad_pools(pools):
+    with pytest.raises(AgreementError):
+        TickSchema(pools)
+
+
+@pytest.mark.parametrize(
+    ("slots", "what"),
+    [
+        ({4: state()}, r"slot=4 not in \[0, 4\)"),
+        ({-1: state()}, "slot=-1"),
+        ({0: state(op_id=-1)}, r"slot\[0\]\.op=-1"),
+        ({0: state(num_pages=1 << 62)}, r"slot\[0\]\.pages=4611686018427387904"),
+        ({0: state(num_pages=1 << 80)}, r"slot\[0\]\.pages=1208925819614629174706176"),
+        ({0: state(num_pages=NOT_MINE)}, r"slot\[0\]\.pages"),
+        ({0: state(short=(0, -3))}, r"slot\[0\]\.short=-3"),
+        ({0: state(hits=(1,))}, r"slot\[0\]\.hit: want a tuple of 2"),
+        ({0: (1, 2, 3)}, "want a SlotState"),
+    ],
+)
+def test_bad_states(slots, what):
+    with pytest.raises(AgreementError, match=what):
+        pack(SCHEMA, HEADER, slots)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"epoch": -1}, r"epoch=-1 not in \[0, 2\^62\)"),
+        ({"epoch": 1 << 62}, "epoch=4611686018427387904"),
+        ({"digest": -1}, "digest=-1"),
+        ({"num_ops": 1 << 80}, "num_ops=1208925819614629174706176"),
+        ({"calls": -2}, "calls=-2"),
+        ({"num_waiting": NOT_MINE}, "num_waiting="),
+        ({"asking_slot": 4}, r"asking_slot=4 not in \[0, 4\)"),
+        ({"asking_slot": -1}, "asking_slot=-1"),
+        ({"free_pages": (1, 2)}, r"free_pages: want a tuple of 4 values, got \(1, 2\)"),
+        ({"free_pages": (1, 2, 3, -4)}, "free_pages=-4"),
+    ],
+)
+def test_bad_header(changes, what):
+    with pytest.raises(AgreementError, match=what):
+        pack(SCHEMA, HEADER._replace(**changes), {})
+
+
+def test_bad_endpoints():
+    with pytest.raises(AgreementError, match="9 endpoints, of at most 8"):
+        pack(SCHEMA, HEADER._replace(asking_slot=0), {0: state()}, bytes(9))
+    with pytest.raises(AgreementError, match="1 endpoints, of at most 0: nobody asks"):
+        pack(SCHEMA, HEADER, {0: state()}, bytes(1))
+    with pytest.raises(AgreementError, match="num_endpoints=0"):
+        TickSchema(["full"], num_endpoint_lanes=0)
+    with pytest.raises(AgreementError, match="want a TickHeader"):
+        pack(SCHEMA, (3, 11), {})
+
+
+def test_wrong_number_of_lanes():
+    mine = pack(SCHEMA, HEADER, {})
+    want = f"the schema has {SCHEMA.num_lanes}"
+    with pytest.raises(AgreementError, match=want):
+        unpack(SCHEMA, mine[:-1], 3, mine)
+    with pytest.raises(AgreementError, match=want):
+        unpack(SCHEMA, mine, 3, mine[:-1])
