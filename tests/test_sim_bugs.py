@@ -37,7 +37,7 @@ def package_with(bug: Path, folder: Path) -> Path:
 def first_failure(package: Path, num: int) -> tuple[int, str] | None:
     """In a process of its own, which has not imported the package yet."""
     sys.path.insert(0, str(package))
-    from sim.__main__ import first_failure
+    from sim.runs import first_failure
 
     assert Path(sys.modules["hicache_ext"].__file__ or "").is_relative_to(package)
     return first_failure(num)

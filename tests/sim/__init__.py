@@ -9,5 +9,5 @@ serving    one rank's scheduler: the same calls in the same order on every rank
 checks     the journal that all ranks must write alike; what a prefetch had to find
 seat       runs one rank, and checks it after every tick
 world      builds a schedule and runs it, event by event; keeps the trace
-__main__   many schedules on all cores; `python -m sim SEED` replays one with its trace
+runs       one schedule with its trace, or many on all cores: `python -m sim`
 """

@@ -100,7 +100,7 @@ class Seat:
     def _fail(self, error: AgreementError) -> None:
         """The ranks no longer agree: right if one of them has met its fate, and soon after it."""
         world, now_ms = self._world, self._world.clock.now_ms
-        world.note(self.rank.rank, f"AgreementError: {error}")
+        world.note(self.rank.rank, f"AgreementError: {str(error).splitlines()[0]}")
         if world.fate_ms is None:
             raise Violation(f"at {now_ms} ms, with all ranks well: {error}")
         limit_ms = world.fate_ms + 3 * world.schedule.deadline_ms + SLACK_MS
