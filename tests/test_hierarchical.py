@@ -4,12 +4,11 @@ import re
 import time
 
 import pytest
-from group_backends import HierarchicalBackend, all_ranks, errors_of, tick
+from group_backends import NUM_LANES, HierarchicalBackend, all_ranks, errors_of, tick
 
 from hicache_ext.agreement import HierarchicalGroup, LocalGroup
 from hicache_ext.errors import AgreementError
 
-NUM_LANES = 50
 LANES = [7] * NUM_LANES
 HOSTS = [[0, 2], [1]]  # rank 0 leads rank 2; rank 1 is alone
 
