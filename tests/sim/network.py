@@ -11,7 +11,7 @@ from hicache_ext.errors import AgreementError
 
 from .clock import Clock, Delays
 
-NUM_HEADER_LANES = 6
+NUM_HEADER_LANES = 10  # that must be equal on all ranks
 
 
 class Network:

@@ -103,7 +103,7 @@ def make_schedule(seed: int) -> Schedule:
         deadline_ms=1000,
         script_seed=rng.randrange(1 << 30),
         rank_seeds=tuple(rng.randrange(1 << 30) for _ in range(num_ranks)),
-        num_endpoint_lanes=rng.choice([1, 2, 128]),
+        num_endpoint_lanes=rng.choice([1, 3, 16]),
     )
 
 

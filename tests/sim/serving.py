@@ -22,7 +22,7 @@ from .schedule import Prompt, Schedule
 WAIT = -1
 """Yielded where the rank waits for the others; a number >= 0 is a pause in ms."""
 
-ABORTED_PHASES = (Phase.QUERY, Phase.RESERVE, Phase.READ, Phase.READ)
+ABORTED_PHASES = (Phase.QUERY, Phase.ASK, Phase.RESERVE, Phase.READ, Phase.READ)
 
 
 @dataclass
