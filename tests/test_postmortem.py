@@ -19,9 +19,8 @@ from hicache_ext.oplog import NUM_KEPT, OpKind, OpLog
 PUT, TAKE = OpKind("put {} pages"), OpKind("take {} pages")
 STATE = SlotState(7, 1, True, 5, (0,), (5,))
 SCHEMA = TickSchema(["full"], num_slots=3, num_endpoint_lanes=1)
-TINY = TickSchema(
-    [], num_slots=1, num_endpoint_lanes=1
-)  # fewer lanes than anything that is gathered
+# Fewer lanes than anything that is gathered.
+TINY = TickSchema([], num_slots=1, num_endpoint_lanes=1)
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +125,8 @@ def test_a_rank_that_goes_on_ticking_is_not_believed():
             unpack(SCHEMA, answer, 3, rank.lanes)
         return ""
 
-    text, _ = together(tick, ranks)
+    text, other = together(tick, ranks)
+    assert other == ""
     assert "could not find out more: other ranks go on ticking" in text and "by rank" not in text
 
 
