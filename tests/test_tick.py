@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 from manual_io import ManualIo
-from ranks import Rank, Ranks, publish
-from spans import fill_stores, make_tokens
+from ranks import PAGE_SIZE, Rank, Ranks, publish
+from spans import fill_stores, make_tokens, prefill
 
 from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.errors import AgreementError, HiCacheError, LayoutError
 from hicache_ext.flow.op import Phase
 from hicache_ext.flow.prefetch import PrefetchOp
 from hicache_ext.flow.record import Outcome
+from hicache_ext.tier import Tier
 
 
 def test_a_tick_applies_what_was_said_depth_ticks_ago() -> None:
@@ -165,3 +166,82 @@ def test_ranks_of_another_depth_are_told() -> None:
         with pytest.raises(AgreementError, match="schema"):
             rank.cache.apply()
         rank.close()
+
+
+def test_a_vote_before_an_eviction_does_not_count_after_it() -> None:
+    """Said twice at depth 1, before the ranks evict for it: the second attempt has room."""
+    ranks = Ranks(2, num_host=[8, 5])
+    for rank in ranks:
+        rank.cache.release(prefill(rank, 4))
+    ranks.drain()
+    ranks.each(lambda r: r.cache.flush(Tier.DEVICE))
+    tokens = make_tokens(5, start=500)
+    fill_stores(ranks, tokens)
+    ranks.each(lambda r: r.cache.prefetch(tokens))
+    assert [mine[0].outcome for mine in ranks.drain()] == [Outcome.COMMITTED] * 2
+    ranks.close()
+
+
+def test_a_load_back_votes_again_after_an_eviction() -> None:
+    ranks = Ranks(2, num_device=6)
+    for start in (0, 1000):
+        for rank in ranks:
+            rank.cache.release(prefill(rank, 4, start))
+        ranks.drain()
+    matches = ranks.each(lambda r: r.cache.match(list(range(4 * PAGE_SIZE))))
+    for rank, match in zip(ranks, matches, strict=True):
+        assert rank.cache.load_back(match) is not None
+    assert [mine[0].outcome for mine in ranks.drain()] == [Outcome.COMMITTED] * 2
+    ranks.close()
+
+
+def test_ops_beyond_the_slots_wait_in_order_and_show_in_the_stats() -> None:
+    ranks = Ranks(2, num_slots=2, num_host=64)
+    for i in range(6):
+        ranks.each(lambda r, i=i: r.cache.prefetch(make_tokens(2, start=1000 * i)))
+    assert ranks[0].cache.stats.num_waiting_ops == 0  # as of the last tick
+    ended = ranks.tick()
+    assert {r.cache.stats.max_waiting_ops for r in ranks} == {4}
+    ended = [mine + new for mine, new in zip(ended, ranks.drain(), strict=True)]
+    for records in ended:
+        assert [record.op_id for record in records] == [1, 2, 3, 4, 5, 6]
+    assert {r.cache.stats.num_waiting_ops for r in ranks} == {0}
+    ranks.close()
+
+
+def test_free_pages_are_the_fewest_of_any_rank() -> None:
+    """Each has another number free; what they are told to admit by is the same."""
+    ranks = Ranks(2, num_host=[8, 12])
+    assert ranks[0].cache.num_free_pages(Tier.HOST) == {"full": 0, "swa": 0}
+    held = ranks[1].host["swa"].alloc(7)
+    ranks.tick()
+    for rank in ranks:
+        assert rank.cache.num_free_pages(Tier.HOST) == {"full": 8, "swa": 5}
+        assert rank.cache.num_free_pages(Tier.DEVICE) == {"full": 32, "swa": 32}
+    ranks[1].host["swa"].free(held)
+    ranks.close()
+
+
+def test_a_second_op_under_one_id_is_told() -> None:
+    """Rank 1 counts its ops wrong: another op has the id already."""
+    ranks = Ranks(2)
+    for i in range(2):
+        ranks.each(lambda r, i=i: r.cache.prefetch(make_tokens(2, start=1000 * i)))
+        ranks[1].cache._engine._num_ops = 0
+    assert ranks[1].cache.num_in_flight == 2
+    publish(ranks)
+    for rank, mine in zip(ranks, (2, 0), strict=True):
+        with pytest.raises(AgreementError, match=rf"\(ops\): this rank has {mine}, .* 0, .* 2"):
+            rank.cache.apply()
+    ranks.close()
+
+
+def test_an_op_that_one_rank_does_not_know_is_told() -> None:
+    ranks = Ranks(2)
+    ranks.each(lambda r: r.cache.prefetch(make_tokens(2)))
+    ranks[1].cache._engine._ops._pending.clear()
+    publish(ranks)
+    for rank, mine in zip(ranks, ("1", r"-1 \(slot unused\)"), strict=True):
+        with pytest.raises(AgreementError, match=rf"\(slot\[0\]\.op\): this rank has {mine}"):
+            rank.cache.apply()
+    ranks.close()

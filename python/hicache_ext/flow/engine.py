@@ -187,7 +187,6 @@ class FlowEngine:
             self._broken = error
             raise
         self._published.popleft()
-        self.max_waiting = 0
         self.agreed_free_pages = agreed.free_pages
         return [op.record for op in self._ops.apply(agreed.slots)]
 

@@ -130,7 +130,6 @@ class PrefetchOp(Op):
     def apply(self, agreed: AgreedSlot) -> bool:
         if agreed.any_failed:
             self._stop.set()
-            self.asks = False
             self._enter(Phase.DRAIN)
             return False
         if self.phase == Phase.QUERY:
