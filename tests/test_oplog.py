@@ -34,7 +34,7 @@ def test_the_hash_tells_kind_values_and_order():
 
 
 def test_every_python_hashes_alike():
-    """The value of CPython 3.10 to 3.13; ranks of a Python with another one could not be compared."""
+    """The value of CPython 3.10 to 3.13: with another one, ranks could not be compared."""
     log = OpLog()
     for i in range(300):
         log.add(OpKind("x {}"), i, (i, -1), 2**61 + i)
