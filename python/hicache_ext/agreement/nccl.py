@@ -126,7 +126,7 @@ class NcclGroup(OneCaller):
 
     @one_caller
     def result_slots(self, deadline_s: float, epoch: int) -> dict[int, AgreedSlot]:
-        """As unpack() of result(), but verified and unpacked by the kernel. `epoch`: for errors."""
+        """The slots of unpack(), but verified and unpacked by the kernel. `epoch`: for errors."""
         _, (lane, mine, low, high), slots = self._open().result(deadline_s, AgreedSlot)
         if lane >= 0:
             raise LaneError.of(self._schema, lane, epoch, mine, low, high)

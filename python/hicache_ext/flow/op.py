@@ -157,9 +157,9 @@ class OpTable:
         What was said about a step that is over, or about an op that has left its slot, is dropped.
         """
         finished = []
-        for slot, op in list(self._held.items()):
-            result = agreed.get(slot)
-            if result is None or (op.op_id, op.step) != (result.op_id, result.step):
+        for slot, result in sorted(agreed.items(), key=lambda item: item[1].op_id):
+            op = self._held.get(slot)
+            if op is None or (op.op_id, op.step) != (result.op_id, result.step):
                 continue
             if op.apply(result):
                 del self._held[slot], self._states[slot]
