@@ -99,23 +99,26 @@ void run_group(int size) {
   for (std::thread& rank : ranks) rank.join();
 }
 
-// A reader sees a text that was written, whole, or none.
+// A reader sees a text that was written, whole, or none: 'a' times 100, 'b' times 101, ...
 void replace_note_while_reading() {
   hicache::ShmNote note{};
-  std::atomic<bool> done = false;
+  std::atomic<int> num_reads = 0;
   std::thread reader([&] {
-    while (!done.load()) {
+    for (; num_reads < 50000; ++num_reads) {
       const std::string text = note.read();
-      const std::string whole(text.size(), text.empty() ? ' ' : text[0]);
-      num_failed += text != whole || (text.size() != 0 && text.size() != 100 + text[0] % 26u);
+      const size_t want = text.empty() ? 0 : 100 + static_cast<size_t>(text[0] - 'a');
+      num_failed += text != std::string(want, want == 0 ? ' ' : text[0]);
     }
   });
-  for (int i = 0; i < 20000; ++i) {
-    const char letter = static_cast<char>('a' + i % 26);
-    note.write(std::string(100 + letter % 26, letter));
-  }
-  done = true;
+  for (int i = 0; num_reads < 50000; ++i) note.write(std::string(100 + i % 26, 'a' + i % 26));
   reader.join();
+}
+
+void read_note_whose_writer_has_died() {
+  hicache::ShmNote note{};
+  note.write("half");
+  ++note.version;
+  num_failed += !note.read().empty();
 }
 
 }  // namespace
@@ -123,6 +126,7 @@ void replace_note_while_reading() {
 int main() {
   for (int size : {1, 2, 3}) run_group(size);
   replace_note_while_reading();
+  read_note_whose_writer_has_died();
   std::printf("test_shm_group: %d failed\n", num_failed.load());
   return num_failed != 0;
 }
