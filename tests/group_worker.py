@@ -60,13 +60,13 @@ class RankCommands:
         store = dist.FileStore(store_path, size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
 
-    def make_torch(self, ranks, num_lanes, deadline_s):
+    def make_torch(self, ranks, num_lanes, deadline_s, timeout=None):
         import torch.distributed as dist
 
         from hicache_ext.agreement import TorchGroup
 
         self.num_lanes = num_lanes
-        group = dist.new_group(ranks, use_local_synchronization=True)
+        group = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
         self.group = TorchGroup(group, num_lanes=num_lanes, deadline_s=deadline_s)
 
     def make_hierarchical(self, hosts, rank, name, num_lanes, deadline_s):

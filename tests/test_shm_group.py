@@ -41,6 +41,8 @@ def test_closed_peer_is_told_at_once(name):
         first.result(10.0)
     assert time.monotonic() - start < 1
     assert first.ready()
+    with pytest.raises(AgreementError, match="has closed the group"):
+        first.result(0.0)  # it says so for good, and not that rank 1 is late
 
 
 def test_note_tells_why_peers_wait(name):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -102,6 +103,20 @@ def test_late_rank_of_three_is_named_and_the_group_survives(ranks):
     ranks[1].call("issue", LANES - 1)
     for answer in all_of(ranks, "result", lambda i: (5.0,)):
         np.testing.assert_array_equal(answer, LANES - 1)
+
+
+def test_timeout_of_torch_itself_never_breaks_the_group(ranks):
+    """A rank is late by more than the process group's own timeout, and no more than late."""
+    timeout = timedelta(seconds=0.5)
+    all_of(ranks, "make_torch", lambda i: ([0, 1, 2], 10, 10.0, timeout))
+    for rank in (ranks[0], ranks[2]):
+        rank.call("issue", LANES)
+        rank.start("result", 10.0)
+    time.sleep(1.2)
+    ranks[1].call("issue", LANES - 1)
+    ranks[1].start("result", 10.0)
+    for rank in ranks:
+        np.testing.assert_array_equal(rank.finish(), LANES - 1)
 
 
 def test_killed_rank_of_three_breaks_the_group_for_good(ranks):
