@@ -1,146 +1,123 @@
-"""A tick of two ranks on one host: shared memory against one packed all-reduce of gloo.
+"""A tick of 2 and of 4 ranks on one host, against what a scheduler does without this package.
 
-Both ranks run the same loop in two processes; a figure is the median of a block of ticks, in
-microseconds, Python included. "MIN" is issue and result of the lanes of 64 slots and 4 pools;
-"whole tick" adds packing and unpacking 64 ops in flight. The yardstick is what a scheduler does
-without this package: one asynchronous gloo all-reduce of the same lanes, waited for.
+A tick is FlowEngine.publish() and apply() over shared memory: 64 ops in flight, 4 pools, Python
+included (agreement_ops.py). The yardsticks are a gloo all-reduce for each of 7 counters, and one
+gloo all-reduce of all lanes; each is waited for. All ranks run the same blocks of ticks in turns
+with the yardsticks; a figure is the median over the blocks of their median, or 99th percentile, in
+microseconds per tick.
 """
 
-import multiprocessing
-import statistics
 import sys
-import tempfile
-import time
-import uuid
+from collections import defaultdict
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any
+from itertools import cycle
+from statistics import median
 
+from benchmarks.agreement_ops import FREE_PAGES, HITS, NO_PAGES, POOLS, Load, make_engine
+from benchmarks.agreement_ranks import Block, Crew, timed_block
 from benchmarks.harness import Bound, Row, Table, interleaved, parse_args
-from hicache_ext.agreement import (
-    LocalGroup,
-    ShmGroup,
-    SlotState,
-    TickHeader,
-    TickSchema,
-    pack,
-    unpack,
-)
+from hicache_ext.agreement import LocalGroup, SlotState, TickHeader, TickSchema, unpack
+from hicache_ext.agreement.schema import Packer
 
-SCHEMA = TickSchema(["full", "swa", "mamba", "indexer"], num_slots=64)
-OPS = {
-    slot: SlotState(slot + 1000, 1, True, 17, (0, 0, 0, 0), (17, 3, 1, 17))
-    for slot in range(SCHEMA.num_slots)
+NUM_TICKS = {
+    2: {"tick": 4000, "depth_0": 2000, "shm_min": 4000, "packed": 400, "per_counter": 60},
+    4: {"tick": 1000, "depth_0": 500, "shm_min": 1000, "packed": 40, "per_counter": 8},
 }
-DEADLINE_S = 30.0
+MIN_SPEEDUP = {2: 25, 4: 100}
+MIN_SPEEDUP_P99 = 10
+MAX_PACK_APPLY_US = 50.0
+MAX_IDLE_CPU = 0.05  # of a core
 
 
-def min_only(group: Any, epoch: int, lanes: Any) -> None:
-    """One MIN of lanes that are packed already."""
-    group.issue(lanes)
-    group.result(DEADLINE_S)
+def measure_ranks(size: int, table: Table, quick: bool) -> None:
+    """The rows of a group of `size` processes."""
+    num_ticks = NUM_TICKS[size] | ({"torch_min": 400} if size == 2 else {})
+    if quick:
+        num_ticks = {name: max(count // 40, 4) for name, count in num_ticks.items()}
+    blocks: dict[str, list[Block]] = defaultdict(list)
+    crew = Crew(size)
+
+    def measure(name: str) -> float:
+        block: Block = crew.call("block", name, num_ticks[name])
+        blocks[name].append(block)
+        return block.median
+
+    try:
+        samples = interleaved(
+            {name: (lambda name=name: measure(name)) for name in num_ticks},
+            num_rounds=2 if quick else 9,
+        )
+        idle_s = 0.2 if quick else 1.0
+        idle_cpu_s = crew.call("cpu_while_idle", idle_s) if size == 2 else None
+    finally:
+        crew.close()
+    p50 = {name: sample.median for name, sample in samples.items()}
+    p99 = {name: median(b.p99 for b in taken[1:]) for name, taken in blocks.items()}  # no warm-up
+
+    def row(what: str, figure: float, yardstick: float, target: float | None = None) -> None:
+        name = f"{size} ranks: {what}"
+        table.add(Row(name, figure, yardstick, "us", target, Bound.AT_MOST))
+
+    packed = p50["packed"]
+    row("tick vs packed gloo, median", p50["tick"], packed, 1 / MIN_SPEEDUP[size])
+    row("tick vs packed gloo, p99", p99["tick"], p99["packed"], 1 / MIN_SPEEDUP_P99)
+    row("tick vs gloo per counter, median", p50["tick"], p50["per_counter"])
+    row("tick at depth 0 vs packed gloo, median", p50["depth_0"], packed)
+    row("MIN alone vs packed gloo, median", p50["shm_min"], packed)
+    if size == 2:
+        row("TorchGroup MIN vs packed gloo, median", p50["torch_min"], packed)
+        what = "2 ranks: CPU of a rank that waits vs time"
+        table.add(Row(what, idle_cpu_s, idle_s, "s", MAX_IDLE_CPU, Bound.AT_MOST))
 
 
-def whole_tick(group: Any, epoch: int, lanes: Any) -> None:
-    """What a rank does per scheduler step, apart from applying the outcome."""
-    mine = pack(SCHEMA, TickHeader(epoch, 5), OPS)
-    group.issue(mine)
-    unpack(SCHEMA, group.result(DEADLINE_S), epoch, mine)
-
-
-class BareGloo:
-    """The yardstick as anyone would write it."""
-
-    def __init__(self, tensor: Any) -> None:
-        self.tensor = tensor
-
-    def issue(self, lanes: Any) -> None:
-        import torch.distributed as dist
-
-        self.work = dist.all_reduce(self.tensor, dist.ReduceOp.MIN, async_op=True)
-
-    def result(self, deadline_s: float) -> Any:
-        self.work.wait()
-
-
-def join(rank: int, shm_name: str, store_path: str) -> dict[str, tuple[Any, Any]]:
-    """This rank's groups, by the name of the contender."""
-    import torch
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    store = dist.FileStore(store_path, 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    from hicache_ext.agreement import TorchGroup
-
-    shm = ShmGroup(shm_name, rank, 2, SCHEMA.num_lanes)
-    torch_group = TorchGroup(dist.new_group([0, 1]), num_lanes=SCHEMA.num_lanes)
-    bare = BareGloo(torch.zeros(SCHEMA.num_lanes, dtype=torch.int64))
-    return {
-        "shm MIN": (shm, min_only),
-        "shm whole tick": (shm, whole_tick),
-        "TorchGroup MIN": (torch_group, min_only),
-        "bare gloo": (bare, min_only),
+def measure_alone(table: Table, quick: bool) -> None:
+    """What a rank spends by itself on 128 ops."""
+    num_ticks = 50 if quick else 1000
+    schema = TickSchema(POOLS, num_slots=128)
+    parts = {
+        "pack and unpack 128 ops that all moved": (pack_and_unpack(schema), MAX_PACK_APPLY_US),
+        "tick of 1 rank, 2 of 128 ops move": (make_tick(schema, Load.USUAL), MAX_PACK_APPLY_US),
+        "tick of 1 rank, all 128 ops move": (make_tick(schema, Load.ALL), None),
     }
+    samples = interleaved(
+        {
+            name: (lambda step=step: timed_block(step, num_ticks).median)
+            for name, (step, _) in parts.items()
+        },
+        num_rounds=2 if quick else 9,
+    )
+    for name, (_, bound) in parts.items():
+        target = None if bound is None else 1.0
+        table.add(Row(name, samples[name].median, MAX_PACK_APPLY_US, "us", target, Bound.AT_MOST))
 
 
-def run_block(group: Any, step: Callable[[Any, int, Any], None], num_ticks: int) -> float:
-    """The median of the ticks of one block, in microseconds."""
-    lanes = pack(SCHEMA, TickHeader(0, 5), OPS)
-    taken = []
-    for epoch in range(num_ticks):
-        start = time.perf_counter()
-        step(group, epoch, lanes)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken) * 1e6
+def make_tick(schema: TickSchema, load: Load) -> Callable[[], object]:
+    return make_engine(LocalGroup(), depth=1, schema=schema, load=load)
 
 
-def peer(connection: Connection, shm_name: str, store_path: str) -> None:
-    """Rank 1: runs the blocks that rank 0 names."""
-    groups = join(1, shm_name, store_path)
-    while (order := connection.recv()) is not None:
-        name, num_ticks = order
-        run_block(*groups[name], num_ticks)
+def pack_and_unpack(schema: TickSchema) -> Callable[[], object]:
+    """Every state is a new object in every tick, and every slot is one in the result."""
+    packer, header = Packer(schema), TickHeader(1, 5, free_pages=FREE_PAGES)
+    sets = cycle(
+        {
+            slot: SlotState(slot + 1000, 4, True, num_pages, NO_PAGES, HITS)
+            for slot in range(schema.num_slots)
+        }
+        for num_pages in (16, 17)
+    )
+
+    def step() -> None:
+        lanes = packer.pack(header, next(sets))
+        assert len(unpack(schema, lanes, 1, lanes).slots) == schema.num_slots
+
+    return step
 
 
 def main(quick: bool) -> Table:
-    num_ticks = {"shm MIN": 20_000, "shm whole tick": 4000, "TorchGroup MIN": 500, "bare gloo": 500}
-    if quick:
-        num_ticks = dict.fromkeys(num_ticks, 20)
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    with tempfile.TemporaryDirectory() as folder:
-        meeting = (f"bench-{uuid.uuid4().hex}", f"{folder}/store")
-        process = spawn.Process(target=peer, args=(theirs, *meeting), daemon=True)
-        process.start()
-        groups = join(0, *meeting)
-
-        def measure(name: str) -> float:
-            ours.send((name, num_ticks[name]))
-            return run_block(*groups[name], num_ticks[name])
-
-        samples = interleaved(
-            {name: (lambda name=name: measure(name)) for name in num_ticks},
-            num_rounds=2 if quick else 7,
-        )
-        ours.send(None)
-        process.join(10)
-    return fill(samples)
-
-
-def fill(samples: Any) -> Table:
-    """The rows: the tick of this package against the yardstick, and what its parts cost."""
-    gloo = samples["bare gloo"].median
-    table = Table("one tick, 2 ranks, 64 slots, 4 pools")
-    # The whole tick is mostly Python objects. Where something else keeps a core busy, the scheduler
-    # puts both ranks on the other one, and they run one after the other.
-    targets = {"shm MIN": 1 / 25, "shm whole tick": 1 / 5, "TorchGroup MIN": 2.0}
-    for name, target in targets.items():
-        row = Row(f"{name} vs gloo", samples[name].median, gloo, "us", target, Bound.AT_MOST)
-        table.add(row)
-    local = LocalGroup()
-    alone = run_block(local, whole_tick, 500)
-    table.add(Row("pack, unpack alone vs gloo", alone, gloo, "us", note="a group of one rank"))
+    table = Table("one tick, 64 ops in flight, 4 pools")
+    measure_alone(table, quick)
+    for size in NUM_TICKS:
+        measure_ranks(size, table, quick)
     return table
 
 

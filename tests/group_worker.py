@@ -1,18 +1,15 @@
 """A rank in a process of its own, driven through a pipe: what the tests of groups share."""
 
 import contextlib
-import functools
-import multiprocessing.forkserver
+import multiprocessing
 import os
 import random
 import signal
-import sys
 import threading
 import time
 import traceback
 
 import numpy as np
-import pytest
 
 from hicache_ext.agreement import (
     HierarchicalGroup,
@@ -26,20 +23,10 @@ from hicache_ext.agreement import (
 )
 from hicache_ext.errors import AgreementError
 
+# Ranks are forked from a process that has imported torch, once, and nothing of this package: tests
+# of changed copies of it share that process.
 _FORK = multiprocessing.get_context("forkserver")
-_FORK.set_forkserver_preload(["torch.distributed", "cache_worker"])
-
-
-@functools.cache
-def fork():
-    """Ranks are forked from a process that has imported everything: torch is imported once.
-
-    Python 3.11 does not hand sys.path on to that process, and it would import nothing.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-        multiprocessing.forkserver.ensure_running()
-    return _FORK
+_FORK.set_forkserver_preload(["torch"])
 
 
 class RankCommands:
@@ -207,8 +194,7 @@ def _serve(connection, make_commands):
 class ProcessRank:
     """start() and finish() apart let several ranks be inside a command at the same time."""
 
-    def __init__(self, context=None, commands=RankCommands):
-        context = context or fork()
+    def __init__(self, context=_FORK, commands=RankCommands):
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, commands), daemon=True)
         self._process.start()

@@ -113,33 +113,24 @@ void read_state(PyObject* state, int64_t slot_idx, int num_pools, SlotRecord* ou
   out->failed = PyObject_IsTrue(PyTuple_GET_ITEM(state, 6)) == 1;
 }
 
-// This rank's lanes from tick to tick. A slot whose SlotState is the very object of the last tick
-// is not read again: tuples do not change.
+// This rank's lanes from tick to tick.
 class LanePacker {
  public:
   explicit LanePacker(const LaneSchema& schema)
-      : schema_(schema),
-        lanes_(num_lanes(schema)),
-        said_(schema.num_slots),
-        endpoints_(schema.num_endpoints) {
+      : schema_(schema), lanes_(num_lanes(schema)), endpoints_(schema.num_endpoints) {
     for (int i = 0; i < schema.num_slots; ++i) pack_unused_slot(schema_, slot(i));
   }
 
-  Lanes pack(py::handle header, const py::dict& slots, py::handle endpoints) {
+  Lanes pack(py::handle header, const py::dict& changes, py::handle endpoints) {
     const LaneHeader values = read_header(schema_, header.ptr());
     read_endpoints(values, endpoints);
     pack_header(schema_, values, lanes_.data());
-    pack_slots(slots);
+    pack_changes(changes);
     pack_endpoints(schema_, values, endpoints_.data(), lanes_.data(), 0, 1);
     return Lanes(static_cast<Py_ssize_t>(lanes_.size()), lanes_.data());
   }
 
  private:
-  struct Said {
-    py::object state;
-    uint64_t at = 0;  // num_packed_ of the last tick that used the slot
-  };
-
   int64_t* slot(int64_t slot_idx) { return lanes_.data() + slot_base(schema_, slot_idx); }
 
   // Flags of the first lanes; the others have none.
@@ -153,44 +144,41 @@ class LanePacker {
     std::copy_n(given.data(), given.size(), endpoints_.begin());
   }
 
-  void pack_slots(const py::dict& slots) {
-    ++num_packed_;
+  // A slot: its new state, or None if it is no longer used.
+  void pack_changes(const py::dict& changes) {
     PyObject *key, *state;
-    for (Py_ssize_t pos = 0; PyDict_Next(slots.ptr(), &pos, &key, &state);) {
+    for (Py_ssize_t pos = 0; PyDict_Next(changes.ptr(), &pos, &key, &state);) {
       const int64_t slot_idx = PyLong_AsLongLong(key);
       if (slot_idx == -1 && PyErr_Occurred()) throw py::error_already_set();
       HICACHE_CHECK(kAgreement, 0 <= slot_idx && slot_idx < schema_.num_slots, "slot=", slot_idx,
                     " not in [0, ", schema_.num_slots, ")");
-      say(slot_idx, state);
-    }
-    for (int i = 0; i < schema_.num_slots; ++i) {
-      if (!said_[i].state || said_[i].at == num_packed_) continue;
-      pack_unused_slot(schema_, slot(i));
-      said_[i].state = {};
-    }
-  }
-
-  void say(int64_t slot_idx, PyObject* state) {
-    Said& said = said_[slot_idx];
-    if (said.state.ptr() != state) {
       SlotRecord record;
-      read_state(state, slot_idx, schema_.num_pools, &record);
+      record.op_id = kNoOp;
+      if (state != Py_None) read_state(state, slot_idx, schema_.num_pools, &record);
       pack_slot(schema_, record, slot(slot_idx));
-      said.state = py::reinterpret_borrow<py::object>(state);
     }
-    said.at = num_packed_;
   }
 
   LaneSchema schema_;
   std::vector<int64_t> lanes_;
-  std::vector<Said> said_;
   std::vector<uint8_t> endpoints_;
-  uint64_t num_packed_ = 0;
 };
 
 void check_lanes(const LaneSchema& schema, const Lanes& lanes, const char* what) {
   HICACHE_CHECK(kAgreement, lanes.ndim() == 1 && lanes.size() == num_lanes(schema), what, " has ",
                 lanes.size(), " lanes, the schema has ", num_lanes(schema));
+}
+
+// The slots where something is decided, in the order of their ops: the same on every rank.
+std::vector<int> settled_slots(const LaneSchema& schema, const int64_t* lanes) {
+  std::vector<int> slots;
+  for (int i = 0; i < schema.num_slots; ++i) {
+    if (is_settled(lanes + slot_base(schema, i))) slots.push_back(i);
+  }
+  std::sort(slots.begin(), slots.end(), [&](int a, int b) {
+    return lanes[slot_base(schema, a) + kOpLane] < lanes[slot_base(schema, b) + kOpLane];
+  });
+  return slots;
 }
 
 // -> ((lane, mine, min, max), {slot: slot_type}, free pages); lane < 0: no mismatch. Only settled
@@ -204,10 +192,8 @@ py::tuple lanes_unpack(const LaneSchema& schema, const Lanes& agreed, const Lane
       lane_verdict(schema, lanes, mine.data(), find_bad_lane(schema, lanes, mine.data()));
   py::dict slots;
   AgreedRecord record;
-  for (int i = 0; verdict.lane < 0 && i < schema.num_slots; ++i) {
-    const int64_t* slot = lanes + slot_base(schema, i);
-    if (!is_settled(slot)) continue;
-    agree_slot(schema, slot, &record);
+  for (const int i : verdict.lane < 0 ? settled_slots(schema, lanes) : std::vector<int>()) {
+    agree_slot(schema, lanes + slot_base(schema, i), &record);
     if (lanes[kAskingLane] == i) record.endpoint_idx = find_endpoint(schema, lanes);
     slots[py::int_(i)] = agreed_slot(named_tuple(slot_type), record, schema.num_pools);
   }
@@ -221,7 +207,7 @@ Registrar registrar([](py::module_& m) {
       .def_property_readonly("num_lanes", &num_lanes);
   py::class_<LanePacker>(m, "LanePacker")
       .def(py::init<const LaneSchema&>(), py::arg("schema"))
-      .def("pack", &LanePacker::pack, py::arg("header"), py::arg("slots"), py::arg("endpoints"));
+      .def("pack", &LanePacker::pack, py::arg("header"), py::arg("changes"), py::arg("endpoints"));
   m.def("lanes_unpack", &lanes_unpack, py::arg("schema"), py::arg("agreed").noconvert(),
         py::arg("mine").noconvert(), py::arg("slot_type"));
   m.attr("LANE_NEUTRAL") = kLaneNeutral;

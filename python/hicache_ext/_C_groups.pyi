@@ -23,7 +23,7 @@ class LanePacker:
     def pack(
         self,
         header: tuple[Any, ...],
-        slots: Mapping[int, tuple[Any, ...]],
+        changes: Mapping[int, tuple[Any, ...] | None],
         endpoints: bytes | bytearray,
     ) -> npt.NDArray[np.int64]: ...
 

@@ -105,11 +105,15 @@ HICACHE_HD LaneArea slot_area(const LaneSchema& schema, int64_t slot_idx) {
   return {begin, begin + kReadyLane, begin + slot_lanes(schema)};
 }
 
+HICACHE_HD LaneArea endpoint_area(const LaneSchema& schema) {
+  const int64_t begin = endpoint_base(schema);
+  return {begin, begin, num_lanes(schema)};
+}
+
 HICACHE_HD LaneArea area_of(const LaneSchema& schema, int64_t lane) {
   const LaneArea header = header_area(schema);
   if (lane < header.end) return header;
-  const int64_t endpoints = endpoint_base(schema);
-  if (lane >= endpoints) return {endpoints, endpoints, num_lanes(schema)};
+  if (lane >= endpoint_base(schema)) return endpoint_area(schema);
   // In 32 bits, where the lanes of a tick always fit: a 64-bit division is a call on the GPU.
   return slot_area(
       schema, static_cast<uint32_t>(lane - header.end) / static_cast<uint32_t>(slot_lanes(schema)));

@@ -41,16 +41,26 @@ HICACHE_HD int64_t find_bad_lane(const int64_t* agreed, const int64_t* mine, con
   return kLaneNeutral;
 }
 
+// Whether there is one, without a branch for each lane.
+HICACHE_HD bool has_bad_lane(const int64_t* agreed, const int64_t* mine, const LaneArea& area) {
+  int64_t differs = 0;
+  bool rose = false;
+  for (int64_t i = area.begin; i < area.pairs_end; ++i) differs |= agreed[i] ^ mine[i];
+  for (int64_t i = area.pairs_end; i < area.end; ++i) rose |= agreed[i] > mine[i];
+  return differs != 0 || rose;
+}
+
 // Of the whole vector.
 HICACHE_HD int64_t find_bad_lane(const LaneSchema& schema, const int64_t* agreed,
                                  const int64_t* mine) {
-  int64_t bad = kLaneNeutral;
-  for (int64_t lane = 0; bad == kLaneNeutral && lane < num_lanes(schema);) {
-    const LaneArea area = area_of(schema, lane);
-    bad = find_bad_lane(agreed, mine, area);
-    lane = area.end;
+  const auto look = [&](const LaneArea& area) {
+    return has_bad_lane(agreed, mine, area) ? find_bad_lane(agreed, mine, area) : kLaneNeutral;
+  };
+  int64_t bad = look(header_area(schema));
+  for (int slot_idx = 0; bad == kLaneNeutral && slot_idx < schema.num_slots; ++slot_idx) {
+    bad = look(slot_area(schema, slot_idx));
   }
-  return bad;
+  return bad == kLaneNeutral ? look(endpoint_area(schema)) : bad;
 }
 
 // Whether a slot's op can move: every rank is ready, or some rank has failed. `lanes` points at the

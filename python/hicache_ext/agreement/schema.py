@@ -84,7 +84,7 @@ class AgreedTick(NamedTuple):
     """What all ranks say together; the same on every rank."""
 
     slots: dict[int, AgreedSlot]
-    """Those where something is decided: every rank is ready, or one has failed."""
+    """Those where something is decided, in op order: every rank is ready, or one has failed."""
     free_pages: tuple[int, ...]
     """The fewest of any rank: of each device pool, then of each host pool; NOT_MINE: not told."""
 
@@ -178,7 +178,7 @@ def show_value(name: str, value: int | None) -> str:
 
 
 class Packer:
-    """What a rank says, tick by tick. A slot whose state is the object of the last tick is free."""
+    """What a rank says, tick by tick. Only what changes is read and packed."""
 
     def __init__(self, schema: TickSchema) -> None:
         self._native = _C.LanePacker(schema.native)
@@ -186,18 +186,19 @@ class Packer:
     def pack(
         self,
         header: TickHeader,
-        slots: Mapping[int, SlotState],
+        changes: Mapping[int, SlotState | None],
         endpoints: bytes | bytearray = b"",
     ) -> Lanes:
         """This rank's lanes for one tick: int64[schema.num_lanes], owned by the caller.
 
-        Slots that are not in `slots` are unused here, and must be unused on every other rank.
+        Slots that are not in `changes` are what they were in the last tick, before the first one
+        unused. None: no longer used; a slot must be used on every rank or on none.
         `endpoints`: a byte for each endpoint lane, from the first on, of the slot that asks: 1
         where this rank has the endpoint, 0 (and past the end) where it has not. AgreementError,
         with slot, field and value, for anything out of range.
         """
-        slots = slots if type(slots) is dict else dict(slots)
-        return self._native.pack(header, slots, endpoints)
+        changes = changes if type(changes) is dict else dict(changes)
+        return self._native.pack(header, changes, endpoints)
 
 
 def pack(

@@ -61,7 +61,6 @@ class BackupOp(TransferOp):
     def state(self) -> SlotState:
         if self.phase != Phase.STORE:
             return super().state()
-        self.has_news = False  # before looking: if it ends from now on, that is news again
         zeros = (0,) * len(self._ctx.pools.names)
         ready = self._store is None or self._store.done()
         return SlotState(self.op_id, self.step, ready, 0, zeros, zeros)

@@ -171,7 +171,7 @@ class FlowEngine:
             said.asking_slot,
             self._free_pages(),
         )
-        return self._packer.pack(header, said.slots, said.endpoints)
+        return self._packer.pack(header, said.changes, said.endpoints)
 
     def _apply_oldest(self) -> list[Record]:
         """Waits for ranks that have not issued it yet."""

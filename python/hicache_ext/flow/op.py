@@ -57,22 +57,32 @@ class Op:
         self.phase = phase
         self.step: int = phase
         """The phase and the number of transitions so far; the same on every rank."""
-        self.has_news = True
-        """Whether state() may differ from what it last was: else it is not asked again. An op that
-        takes it back has to set it when something changes, from whatever thread."""
+        self.slot: int | None = None
+        self._mailbox: deque[Op] | None = None
+
+    def take_slot(self, slot: int, mailbox: deque[Op]) -> None:
+        """From now on it publishes its state in `slot`, whenever it is found in `mailbox`."""
+        self.slot, self._mailbox = slot, mailbox
+        self.tell()
+
+    def tell(self) -> None:
+        """What state() says may have changed: the next tick asks for it. From any thread.
+
+        Who polls tells again in state(). What is not told is not asked: most ops wait for I/O in
+        most ticks.
+        """
+        if self._mailbox is not None:
+            self._mailbox.append(self)
 
     def _watch(self, future: Future[_T]) -> Future[_T]:
-        """A future whose end is news."""
-        future.add_done_callback(self._end_of_watch)
+        """A future whose end is told."""
+        future.add_done_callback(lambda _: self.tell())
         return future
-
-    def _end_of_watch(self, future: Future[_T]) -> None:
-        self.has_news = True
 
     def _enter(self, phase: Phase) -> None:
         """Takes a transition, maybe to the same phase: what the ranks said before it is void."""
         self.phase = phase
-        self.has_news = True
+        self.tell()
         self.step = (self.step // _STEP + 1) * _STEP + phase
 
     def start(self) -> None:
@@ -102,7 +112,8 @@ class Op:
 class Said(NamedTuple):
     """What the ops of this rank publish in one tick."""
 
-    slots: dict[int, SlotState]
+    changes: dict[int, SlotState | None]
+    """Of the slots that are not as they were in the tick before; None: free."""
     asking_slot: int | None
     endpoints: bytes  # of the op in that slot
 
@@ -113,7 +124,9 @@ class OpTable:
     def __init__(self, num_slots: int) -> None:
         self._free = list(range(num_slots))  # a heap
         self._held: dict[int, Op] = {}  # by slot, in op order
-        self._states: dict[int, SlotState] = {}
+        self._changes: dict[int, SlotState | None] = {}
+        self._mailbox: deque[Op] = deque()  # of ops whose state may have changed
+        self._asking: set[int] = set()  # slots
         self._pending: deque[Op] = deque()
 
     def add(self, op: Op) -> None:
@@ -131,7 +144,9 @@ class OpTable:
         """Fills free slots, lowest first, in the order of `add`."""
         while self._pending and self._free and not self._has_to_wait(self._pending[0]):
             op = self._pending.popleft()
-            self._held[heappop(self._free)] = op
+            slot = heappop(self._free)
+            self._held[slot] = op
+            op.take_slot(slot, self._mailbox)
             op.start()
 
     def _has_to_wait(self, op: Op) -> bool:
@@ -139,39 +154,49 @@ class OpTable:
         return held is not None and (op.is_alone or held.is_alone)
 
     def say(self, num_endpoint_lanes: int) -> Said:
-        """What all ops publish, the same objects as before where nothing is new.
-
-        Of the ops that ask for common endpoints, the oldest has its turn.
-        """
+        """What the ops publish. Of those that ask for common endpoints the oldest has its turn."""
         asking_slot, endpoints = None, b""
-        for slot, op in self._held.items():
-            if op.asks and asking_slot is None:
-                asking_slot, endpoints = slot, op.ask(num_endpoint_lanes)
-            if op.has_news:
-                self._states[slot] = op.state()
-        return Said(self._states, asking_slot, endpoints)
+        if self._asking:
+            asking_slot = min(self._asking, key=lambda slot: self._held[slot].op_id)
+            self._asking.remove(asking_slot)
+            endpoints = self._held[asking_slot].ask(num_endpoint_lanes)
+        for _ in range(len(self._mailbox)):  # what comes while we look is for the next tick
+            op = self._mailbox.popleft()
+            if op.slot is not None:
+                self._changes[op.slot] = op.state()
+        changes, self._changes = self._changes, {}
+        return Said(changes, asking_slot, endpoints)
 
     def apply(self, agreed: Mapping[int, AgreedSlot]) -> list[Op]:
-        """Applies a tick's settled slots in op order; returns the ops that it finished.
+        """Applies a tick's settled slots, which are in op order; returns the ops that it finished.
 
         What was said about a step that is over, or about an op that has left its slot, is dropped.
         """
         finished = []
-        for slot, result in sorted(agreed.items(), key=lambda item: item[1].op_id):
+        for slot, result in agreed.items():
             op = self._held.get(slot)
             if op is None or (op.op_id, op.step) != (result.op_id, result.step):
                 continue
             if op.apply(result):
-                del self._held[slot], self._states[slot]
-                heappush(self._free, slot)
+                self._release(slot)
                 finished.append(op)
+            elif op.asks:
+                self._asking.add(slot)
+            else:
+                self._asking.discard(slot)
         return finished
+
+    def _release(self, slot: int) -> None:
+        self._held.pop(slot).slot = None
+        self._asking.discard(slot)
+        self._changes[slot] = None
+        heappush(self._free, slot)
 
     def cancel_all(self) -> None:
         """Youngest first, so that nothing is taken from under an older op."""
         ops = [*self._held.values(), *self._pending]
-        self._held.clear()
-        self._states.clear()
+        for slot in list(self._held):
+            self._release(slot)
         self._pending.clear()
         for op in reversed(ops):
             op.cancel()

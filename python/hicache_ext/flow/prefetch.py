@@ -66,10 +66,9 @@ class PrefetchOp(Op):
     def abort(self) -> None:
         """The request is gone. Takes effect at the next tick, on all ranks."""
         self._stop.set()
-        self.has_news = True
+        self.tell()
 
     def state(self) -> SlotState:
-        self.has_news = False  # before looking: what ends from now on is news again
         zeros = (0,) * len(self._ctx.pools.names)
         ready, num_pages, short, hits = True, 0, zeros, zeros
         if self.phase == Phase.QUERY:
@@ -112,7 +111,8 @@ class PrefetchOp(Op):
         for endpoint in endpoints[begin:end]:
             flags[self._upper - endpoint] = 1
         self._proposal = endpoints[begin - 1] if begin else 0
-        self.asks, self.has_news = False, True
+        self.asks = False
+        self.tell()
         return bytes(flags)
 
     def _query_is_back(self) -> bool:

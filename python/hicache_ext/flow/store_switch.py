@@ -30,7 +30,6 @@ class StoreSwitch(Op):
         pass
 
     def state(self) -> SlotState:
-        self.has_news = False
         zeros = (0,) * len(self._ctx.pools.names)
         failed = self.record.action == StoreAction.ATTACH and self._store is None
         return SlotState(self.op_id, self.step, True, 0, zeros, zeros, failed)

@@ -62,6 +62,8 @@ class TransferOp(Op):
             short = self._reservation.short()
         elif self.phase in (Phase.COPY, Phase.DRAIN):
             ready = self._copy_stopped()
+            if not ready:
+                self.tell()  # tickets are polled
         failed = self._error is not None and self.phase == Phase.COPY
         return SlotState(self.op_id, self.step, ready, 0, short, zeros, failed)
 
