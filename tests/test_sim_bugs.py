@@ -19,9 +19,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUGS = sorted((ROOT / "tests/bugs").glob("*.patch"))
-NAMES = [path.stem for path in BUGS]
-SOON = {"absent_pool_is_zero", "early_return", "extra_collective"}
-"""Found by one of the first schedules."""
 
 
 def package_with(bug: Path, folder: Path) -> Path:
@@ -58,20 +55,9 @@ def check_found(bug: Path, folder: Path, num: int) -> None:
 
 
 def test_there_are_eight() -> None:
-    assert len(BUGS) == 8 and set(NAMES) > SOON
+    assert len(BUGS) == 8
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=NAMES)
-def test_each_still_applies(bug: Path, tmp_path: Path) -> None:
-    package_with(bug, tmp_path)
-
-
-@pytest.mark.parametrize("name", sorted(SOON))
-def test_it_is_found_soon(name: str, tmp_path: Path) -> None:
-    check_found(ROOT / f"tests/bugs/{name}.patch", tmp_path, num=30)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("bug", BUGS, ids=NAMES)
+@pytest.mark.parametrize("bug", BUGS, ids=[path.stem for path in BUGS])
 def test_it_is_found(bug: Path, tmp_path: Path) -> None:
-    check_found(bug, tmp_path, num=1000)
+    check_found(bug, tmp_path, num=500)

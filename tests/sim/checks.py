@@ -146,6 +146,8 @@ class Oracle:
         has_window = set(record.num_attached_pages) == set(asked_for)
         if is_whole and (record.losses or not has_window):
             raise Violation(f"all of a prefetch arrived everywhere, but: {describe(record)}")
+        if not is_whole and (record.num_attached_pages or not record.losses):
+            raise Violation(f"not all of a prefetch arrived everywhere, but: {describe(record)}")
 
 
 def _answers(

@@ -71,9 +71,9 @@ class Schedule:
 def make_schedule(seed: int) -> Schedule:
     rng = random.Random(seed)
     num_ranks = rng.choices(range(1, 9), (1, 5, 4, 1, 0.3, 0.3, 0.2, 0.2))[0]
-    host = [rng.choice([3, 6, 12, 24])] * num_ranks
+    host = [rng.choice([4, 8, 12, 24])] * num_ranks
     if rng.random() < 0.4:
-        host = [rng.choice([3, 6, 9, 12, 24]) for _ in range(num_ranks)]
+        host = [rng.choice([4, 7, 8, 12, 24]) for _ in range(num_ranks)]
     is_fatal = rng.random() < 0.3 and num_ranks > 1
     is_calm = rng.random() < 0.3  # no faults: then nothing may be lost either
     num_steps = rng.choice([6, 12, 20])
@@ -93,9 +93,9 @@ def make_schedule(seed: int) -> Schedule:
         net_ms=rng.choice([0, 1, 15]),
         copy_fail_rate=0.0 if is_calm else 0.03,
         trouble_rate=0.0 if is_calm else rng.choice([0.05, 0.2]),
-        abort_rate=rng.choice([0.0, 0.05, 0.2]),
+        abort_rate=rng.choice([0.0, 0.0, 0.05, 0.15]),
         starts_with_store=rng.random() < 0.85,
-        fill_rate=rng.choice([0.0, 0.6, 0.9, 1.0]),
+        fill_rate=rng.choice([0.3, 0.8, 1.0, 1.0]),
         prompts=make_prompts(rng),
         fate=rng.choice(list(Fate)[1:]) if is_fatal else Fate.NONE,
         fate_rank=rng.randrange(num_ranks),

@@ -185,7 +185,7 @@ class Serving:
     def _switch_store(self) -> None:
         """Attaches or detaches L3 under whatever is in flight; a rank may have none to attach."""
         cache, ctx = self.rank.cache, self.rank.cache._ctx
-        if ctx.is_switching:
+        if ctx.is_switching or (ctx.store is not None and self._script.random() < 0.6):
             return
         if ctx.store is not None:
             op_id = cache.detach_store()
