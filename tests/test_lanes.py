@@ -260,6 +260,11 @@ def test_absent_pool_is_not_a_zero():
     assert agree(ranks)[0].hits == (4, NOT_MINE)
 
 
+def test_endpoint_lanes_are_neutral_while_nobody_asks():
+    assert set(pack(SCHEMA, HEADER, {})[-8:]) == {NOT_MINE}
+    assert list(pack(SCHEMA, HEADER._replace(asking_slot=1), {}, b"\0\1")[-8:]) == [0, 1, *[0] * 6]
+
+
 def test_number_of_lanes_is_fixed_and_named():
     assert SCHEMA.num_lanes == 14 + 2 * 2 + 4 * (7 + 2 * 2) + 8
     names = [SCHEMA.lane_name(i) for i in range(SCHEMA.num_lanes)]

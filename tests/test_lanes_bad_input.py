@@ -77,3 +77,16 @@ def test_wrong_number_of_lanes():
         unpack(SCHEMA, mine[:-1], 3, mine)
     with pytest.raises(AgreementError, match=want):
         unpack(SCHEMA, mine, 3, mine[:-1])
+
+
+@pytest.mark.parametrize("name", ["free.host[swa]", "endpoint[3]", "slot[0].hit[full]"])
+def test_a_minimum_above_what_this_rank_sent_is_named(name):
+    """Not a minimum over this rank's lanes of this tick."""
+    header = HEADER._replace(asking_slot=0, free_pages=(4, 4, 4, 4))
+    mine = pack(SCHEMA, header, {0: state()}, b"\1\1\1\1")
+    lane = next(i for i in range(SCHEMA.num_lanes) if SCHEMA.lane_name(i) == name)
+    risen = mine.copy()
+    risen[lane] += 2
+    with pytest.raises(AgreementError) as error:
+        unpack(SCHEMA, risen, 3, mine)
+    assert f"lane {lane} ({name}): this rank has {mine[lane]}" in str(error.value)
