@@ -244,3 +244,15 @@ def test_misuse_is_told(rank: Rank) -> None:
     rank.cache.close()
     with pytest.raises(HiCacheError, match="closed"):
         rank.cache.match(tokens)
+
+
+def test_cache_makes_its_group_and_leaves_it():
+    rank = Rank(0, "auto")
+    assert rank.cache.group.kind == "local" and rank.cache.group.why == "there is one rank"
+    rank.cache.tick()
+    rank.close()
+    with pytest.raises(AgreementError, match="closed"):
+        rank.cache.group.ready()
+    group = LocalGroup()
+    Rank(0, group).close()
+    assert not group.ready()  # the caller's own stays

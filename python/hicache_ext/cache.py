@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hicache_ext.agreement.auto import open_group
 from hicache_ext.agreement.group import Group
-from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.agreement.schema import TickSchema
 from hicache_ext.config import CacheConfig
 from hicache_ext.errors import LayoutError, TreeError
@@ -47,8 +47,8 @@ Tokens = Sequence[int] | bytes
 class HiCache:
     """The cache of one rank.
 
-    Pools, store and group are the caller's: they outlive the cache and are closed by who made
-    them. Not thread-safe: one scheduler thread calls it, store calls run on threads of `io`.
+    Pools, store and group are the caller's and outlive the cache, but not a `group` that is given
+    as a kind ("auto", see make_group). One scheduler thread calls it; store calls run on `io`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class HiCache:
         device: Mapping[str, PagePool],
         host: Mapping[str, PagePool],
         store: PageStore | None = None,
-        group: Group | None = None,
+        group: Group | str | None = None,
         io: Io | None = None,
     ) -> None:
         components = config.components()
@@ -69,7 +69,6 @@ class HiCache:
         self.tree = RadixTree(
             config.page_size, components, page_keys=page_keys, token_hash=token_hash
         )
-        check = obey_check_variable(self.tree)
         self.stats = CacheStats()
         self._windows = {c.name: c.window_pages for c in components[1:] if isinstance(c, Swa)}
         self._io = io or ThreadIo()
@@ -85,10 +84,13 @@ class HiCache:
         )
         self._prefetches: dict[int, PrefetchOp] = {}
         # `alloc` evicts by what its own pool lacks: that must be the same on every rank.
+        check = obey_check_variable(self.tree)
         same = f"{config}, device pages {self.pools.sizes(Tier.DEVICE)}, check {check!r}"
+        schema = TickSchema(names, config.num_slots, config.num_endpoint_lanes, config=same)
+        self.group, self._leave = open_group(group, schema.num_lanes, config.tick_deadline_s)
         self._engine = FlowEngine(
-            TickSchema(names, config.num_slots, config.num_endpoint_lanes, config=same),
-            group or LocalGroup(),
+            schema,
+            self.group,
             digest=lambda: self.tree.digest,
             free_pages=self.pools.num_free,
             log=self.tree.log,
@@ -190,9 +192,8 @@ class HiCache:
         match.check_held()
         packed = pack_tokens(tokens)
         if len(packed) % (4 * self.config.page_size):
-            raise LayoutError(
-                f"{len(packed) // 4} tokens are no whole number of pages of {self.config.page_size}"
-            )
+            num_tokens, size = len(packed) // 4, self.config.page_size
+            raise LayoutError(f"{num_tokens} tokens are no whole number of pages of {size}")
         given = {n: list(pages[n]) for n in self.pools.names}
         match.check_extends(packed, given, self._windows)
         self.pools.check_reserved(Tier.DEVICE, given, or_attached=match.pages)
@@ -279,14 +280,13 @@ class HiCache:
         self.stats.count_waiting(self._engine.num_waiting, self._engine.max_waiting)
         return records
 
-    # -- the end -----------------------------------------------------------------------------
-
     def close(self) -> None:
         """Stops: waits for local I/O, gives back what ops in flight hold, asks no other rank."""
         try:
             self._engine.close()
         finally:
             self._io.close()
+            self._leave()
 
     def __enter__(self) -> HiCache:
         return self

@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,19 @@ def make_group(
     if group.rank == 0:
         _LOG.info("a group of kind %s for %d ranks: %s", group.kind, group.size, group.why)
     return group
+
+
+def open_group(
+    group: Group | str | None, num_lanes: int, deadline_s: float
+) -> tuple[Group, Callable[[], None]]:
+    """A group, and how its user leaves it: only one that is made here, by its kind, is closed.
+
+    None: a single rank.
+    """
+    if isinstance(group, str):
+        made = make_group(group, num_lanes=num_lanes, deadline_s=deadline_s)
+        return made, made.close
+    return LocalGroup() if group is None else group, lambda: None
 
 
 def _default_group() -> Any:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from hicache_ext.agreement.auto import make_group
 from hicache_ext.agreement.schema import TickSchema
-from hicache_ext.agreement.shm import ShmGroup
 from hicache_ext.cli.demo_plan import DemoPlan
 from hicache_ext.cli.demo_worker import load, open_store, progress, row, shape_of
 from hicache_ext.config import CacheConfig
@@ -70,15 +70,8 @@ class RankDemo:
         )
         if faulty and self.rank == UNLUCKY:
             store = FaultyStore(store, delay_s=DELAY_S, lost_on_read=[self.lost_page()])
-        run_name = "faulty" if faulty else "good"
         schema = TickSchema(self.shape.pattern.pools, CacheConfig(plan.page_size).num_slots)
-        group = ShmGroup(
-            f"{Path(plan.store).name}-{run_name}",
-            self.rank,
-            NUM_RANKS,
-            schema.num_lanes,
-            deadline_s=MEETING_DEADLINE_S,
-        )
+        group = make_group(num_lanes=schema.num_lanes, deadline_s=MEETING_DEADLINE_S)
         run = PagedRunner(
             self.model, ModelCache.open(self.shape, store=store, group=group), plan.chunk_tokens
         )

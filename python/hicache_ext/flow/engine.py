@@ -161,17 +161,17 @@ class FlowEngine:
                 self.add(op)
 
     def _pack(self) -> Lanes:
-        said = self._ops.say(self._schema.num_endpoint_lanes)
+        changes, asking_slot, endpoints = self._ops.say(self._schema.num_endpoint_lanes)
         header = TickHeader(
             self._epoch,
             self._digest(),
             self._num_ops,
             self._log.hash,
             self.num_waiting,
-            said.asking_slot,
+            asking_slot,
             self._free_pages(),
         )
-        return self._packer.pack(header, said.changes, said.endpoints)
+        return self._packer.pack(header, changes, endpoints)
 
     def _apply_oldest(self) -> list[Record]:
         """Waits for ranks that have not issued it yet."""

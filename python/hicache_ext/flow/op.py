@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from enum import IntEnum
 from heapq import heappop, heappush
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.record import Record
@@ -109,15 +109,6 @@ class Op:
         raise NotImplementedError
 
 
-class Said(NamedTuple):
-    """What the ops of this rank publish in one tick."""
-
-    changes: dict[int, SlotState | None]
-    """Of the slots that are not as they were in the tick before; None: free."""
-    asking_slot: int | None
-    endpoints: bytes  # of the op in that slot
-
-
 class OpTable:
     """The slots of the tick. Ops beyond them wait in line, on every rank in the same order."""
 
@@ -153,8 +144,11 @@ class OpTable:
         held = next(iter(self._held.values()), None)
         return held is not None and (op.is_alone or held.is_alone)
 
-    def say(self, num_endpoint_lanes: int) -> Said:
-        """What the ops publish. Of those that ask for common endpoints the oldest has its turn."""
+    def say(self, num_endpoint_lanes: int) -> tuple[dict[int, SlotState | None], int | None, bytes]:
+        """What changes since the last tick (None: a free slot), who asks, and its endpoints.
+
+        Of the ops that ask for common endpoints the oldest has its turn.
+        """
         asking_slot, endpoints = None, b""
         if self._asking:
             asking_slot = min(self._asking, key=lambda slot: self._held[slot].op_id)
@@ -165,7 +159,7 @@ class OpTable:
             if op.slot is not None:
                 self._changes[op.slot] = op.state()
         changes, self._changes = self._changes, {}
-        return Said(changes, asking_slot, endpoints)
+        return changes, asking_slot, endpoints
 
     def apply(self, agreed: Mapping[int, AgreedSlot]) -> list[Op]:
         """Applies a tick's settled slots, which are in op order; returns the ops that it finished.
