@@ -16,8 +16,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from build_tools import ROOT, need
 
-ROOT = Path(__file__).parents[1]
 BUGS = sorted((ROOT / "tests/bugs").glob("*.patch"))
 
 
@@ -27,7 +27,7 @@ def package_with(bug: Path, folder: Path) -> Path:
     shutil.copytree(ROOT / "python/hicache_ext", folder / "python/hicache_ext", ignore=skip)
     for module in (ROOT / "python/hicache_ext").glob("*.so"):
         os.symlink(module, folder / "python/hicache_ext" / module.name)
-    done = subprocess.run(["git", "apply", bug], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([need("git"), "apply", bug], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, f"{bug.name} does not apply:\n{done.stderr}"
     return folder / "python"
 

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from unittest.mock import patch
 
 from hicache_ext.agreement.dump import FOLDER_VARIABLE
+from hicache_ext.flow.full_check import VARIABLE as CHECK_VARIABLE
 
 from .schedule import make_schedule
 from .world import World
@@ -25,9 +26,10 @@ def run_seed(seed: int, trace: bool = False) -> tuple[Counter[str], str | None, 
     log = logging.getLogger("hicache_ext")
     level = log.level
     log.setLevel(logging.ERROR)  # no warnings of stores that were told to fail
+    schedule = make_schedule(seed)
     # Ranks that are meant to part leave no dumps behind: the trace has more.
-    with patch.dict(os.environ, {FOLDER_VARIABLE: os.devnull}):
-        world = World(make_schedule(seed), trace)
+    with patch.dict(os.environ, {FOLDER_VARIABLE: os.devnull, CHECK_VARIABLE: schedule.check}):
+        world = World(schedule, trace)
         try:
             world.run()
         except Exception as error:  # whatever it is, it is what we look for

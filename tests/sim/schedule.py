@@ -65,6 +65,7 @@ class Schedule:
     deadline_ms: int
     script_seed: int
     rank_seeds: tuple[int, ...]
+    check: str  # HICACHE_CHECK
     num_endpoint_lanes: int
 
 
@@ -104,6 +105,7 @@ def make_schedule(seed: int) -> Schedule:
         script_seed=rng.randrange(1 << 30),
         rank_seeds=tuple(rng.randrange(1 << 30) for _ in range(num_ranks)),
         num_endpoint_lanes=rng.choice([1, 3, 16]),
+        check=rng.choice(["", "", "", "full"]),
     )
 
 
