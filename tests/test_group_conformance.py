@@ -164,7 +164,8 @@ def test_second_thread_is_refused_while_the_first_waits(backend):
 def test_waiting_rank_leaves_its_core_to_others(backend):
     rank = backend.group()[0]
     rank.call("issue", [1] * NUM_LANES)
-    assert rank.call("cpu_of_waiting", 1.0) < 0.15
+    # In shared memory nobody waits in Python, and so little that a first long spin would show.
+    assert rank.call("cpu_of_waiting", 1.0) < (0.04 if backend.kind == "shm" else 0.15)
 
 
 STATE = SlotState(7, step=1, ready=True, num_pages=5, short=(0, 0), hits=(5, 3))

@@ -119,7 +119,10 @@ def test_fuzz_against_model(seed):
     lanes = reduce_ranks(packed)
     want = model_tick(headers, ranks, flags)
     for mine in packed:
-        assert unpack(schema, lanes, headers[0].epoch, mine) == want
+        agreed = unpack(schema, lanes, headers[0].epoch, mine)
+        assert agreed == want
+        ids = [slot.op_id for slot in agreed.slots.values()]
+        assert ids == sorted(ids)
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -9,6 +9,7 @@ from manual_io import ManualIo
 from ranks import Ranks
 from spans import fill_stores, make_tokens, num_attached
 
+from hicache_ext.flow.op import Phase
 from hicache_ext.flow.read import READ_BATCH_BYTES, read_leading
 from hicache_ext.flow.record import Outcome
 from hicache_ext.pool import PageState
@@ -126,3 +127,21 @@ def test_an_abort_waits_for_the_reads_of_all_ranks() -> None:
 def num_in_io(ranks: Ranks) -> list[tuple[int, ...]]:
     pools = ranks.each(lambda r: r.host.values())
     return [tuple(p.allocator.counts()[PageState.IO] for p in mine) for mine in pools]
+
+
+def test_an_abort_stops_the_reads_of_all_ranks_at_once() -> None:
+    """It is said in the next tick, and not when this rank's own read comes back."""
+    ranks = Ranks(2, make_io=ManualIo)
+    tokens = make_tokens(4)
+    fill_stores(ranks, tokens)
+    ids = ranks.each(lambda r: r.cache.prefetch(tokens))
+    ranks.tick()
+    assert ranks[0].cache.abort(ids[0])
+    for _ in range(3):
+        ranks.tick()
+    ops = ranks.each(lambda r: r.cache._prefetches[ids[0]])
+    assert all(op.phase == Phase.DRAIN and op._stop.is_set() for op in ops)
+    ranks.each(lambda r: r.io.run())
+    outcomes = [[record.outcome for record in mine] for mine in ranks.drain()]
+    assert outcomes == [[Outcome.ABORTED]] * 2
+    ranks.close()

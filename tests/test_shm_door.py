@@ -90,6 +90,7 @@ def test_group_whose_ranks_were_all_killed_while_meeting_is_swept_by_the_next(na
     rank.kill()
     other = segment(f"{name}-other")  # of somebody else, who only likes the prefix
     other.write_bytes(b"not a segment")
+    other.chmod(0o600)
     assert segment(dead).exists()
     waiting = Entering(f"{name}-alive", 0)  # still meeting: not abandoned
     wait_for(lambda: not segment(dead).exists())
