@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable
 
 from hicache_ext.agreement.local import LocalGroup
-from hicache_ext.agreement.schema import Lanes
+from hicache_ext.agreement.schema import _HEADER, Lanes
 from hicache_ext.errors import AgreementError
 
 from .clock import Clock, Delays
 
-NUM_HEADER_LANES = 10  # that must be equal on all ranks
+NUM_HEADER_LANES = len(_HEADER)  # that must be equal on all ranks
 
 
 class Network:

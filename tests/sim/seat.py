@@ -15,16 +15,13 @@ from hicache_ext.errors import AgreementError
 from hicache_ext.flow.record import PrefetchRecord, Record
 
 from .checks import Asked, Violation, describe
+from .clock import MAX_SCALE
 from .rank import SimRank, keys_of
 from .schedule import Fate, Prompt
 from .serving import WAIT, Serving
 
 if TYPE_CHECKING:
     from .world import World
-
-SLACK_MS = 3000
-"""Until the tick that misses a rank: the others have slow ones, and I/O, before they come to it."""
-
 
 SILENT = (Fate.DIES, Fate.LEAVES, Fate.STALLS)
 """Fates of which the others know by waiting in vain: they must say for whom."""
@@ -75,6 +72,8 @@ class Seat:
         elif pause_ms == WAIT:
             self._wait()
         else:
+            if self._stall_ms:  # begins now
+                world.fate_ms = world.clock.now_ms
             pause_ms, self._stall_ms = pause_ms + self._stall_ms, 0
             world.clock.after(pause_ms, self.resume)
 
@@ -103,8 +102,7 @@ class Seat:
         world.note(self.rank.rank, f"AgreementError: {str(error).splitlines()[0]}")
         if world.fate_ms is None:
             raise Violation(f"at {now_ms} ms, with all ranks well: {error}")
-        limit_ms = world.fate_ms + 3 * world.schedule.deadline_ms + SLACK_MS
-        if now_ms > limit_ms:
+        if now_ms > world.fate_ms + self._max_wait_ms():
             raise Violation(f"fate at {world.fate_ms} ms, heard of at {now_ms} ms: {error}")
         names_it = re.search(rf"\b{world.schedule.fate_rank}\b", str(error))
         if world.schedule.fate in SILENT and not self._is_fated and not names_it:
@@ -114,6 +112,16 @@ class Seat:
         self.rank.cache.check_integrity()
         if self.rank.rng.random() < 0.5:
             self.group.close()
+
+    def _max_wait_ms(self) -> int:
+        """From a fate to the error: the deadline, after the ticks that a rank can still make: the
+        one it is in, one that is complete, one for the depth, and the one that waits in vain.
+
+        A rank that has stalled goes on after twice the deadline and then misses the others.
+        """
+        schedule = self._world.schedule
+        slack_ms = (3 + schedule.tick_depth) * (max(schedule.tick_ms) + MAX_SCALE * schedule.net_ms)
+        return schedule.deadline_ms * (3 if self._is_fated else 1) + slack_ms
 
     @property
     def _is_fated(self) -> bool:
