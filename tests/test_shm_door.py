@@ -80,7 +80,7 @@ def test_stale_segment_is_replaced_by_rank_0_and_refused_by_others(name):
     enter(name)
 
 
-def test_group_whose_ranks_were_all_killed_while_meeting_is_swept_by_the_next(name):
+def test_group_whose_ranks_were_all_killed_while_meeting_is_swept_by_the_next(name, request):
     """Nobody will ever use the dead group's name again."""
     dead = f"{name}-dead"
     rank = ProcessRank()
@@ -89,6 +89,7 @@ def test_group_whose_ranks_were_all_killed_while_meeting_is_swept_by_the_next(na
     time.sleep(0.1)
     rank.kill()
     other = segment(f"{name}-other")  # of somebody else, who only likes the prefix
+    request.addfinalizer(lambda: other.unlink(missing_ok=True))
     other.write_bytes(b"not a segment")
     other.chmod(0o600)
     assert segment(dead).exists()
@@ -98,7 +99,6 @@ def test_group_whose_ranks_were_all_killed_while_meeting_is_swept_by_the_next(na
     assert segment(f"{name}-alive").exists() and other.exists()
     Entering(f"{name}-alive", 1).outcome()
     assert isinstance(waiting.outcome(), ShmGroup)
-    other.unlink()
 
 
 def test_who_removes_a_stale_segment_is_not_taken_for_its_rank_0(name):
