@@ -32,10 +32,10 @@ def test_a_few_hundred_schedules() -> None:
 @pytest.mark.long
 def test_thousands_of_schedules() -> None:
     total: Counter[str] = Counter()
-    for outcomes, failed in run_many(300, 20_000):
+    for outcomes, failed in run_many(300, 5000):
         assert failed == {}
         total += outcomes
-    assert [what for what in [*EXPECTED, "loadback failed"] if total[what] < 100] == []
+    assert [what for what in [*EXPECTED, "loadback failed"] if total[what] < 20] == []
 
 
 @pytest.mark.parametrize("seed", range(12))
