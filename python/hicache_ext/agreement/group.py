@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
+import numpy as np
+
 from hicache_ext.agreement.schema import Lanes
 from hicache_ext.errors import AgreementError
 
@@ -68,9 +70,22 @@ class OneCaller:
 
     def __init__(self) -> None:
         self._inside = threading.Lock()
+        self._closed = False
 
     def note(self, text: str) -> None:
         """See Group. This kind cannot."""
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise AgreementError(f"rank {self.rank}: the group is closed")
+
+    def _check_issue(self, lanes: Lanes, num_lanes: int, num_uncollected: int) -> None:
+        """What issue() refuses; the native groups check the same by themselves."""
+        if lanes.shape != (num_lanes,) or lanes.dtype != np.int64:
+            have = f"{lanes.dtype}{list(lanes.shape)}"
+            raise AgreementError(f"rank {self.rank} issued {have}, not int64[{num_lanes}]")
+        if num_uncollected == DEPTH:
+            raise AgreementError(f"rank {self.rank}: {DEPTH} ticks are uncollected already")
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])

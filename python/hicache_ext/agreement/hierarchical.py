@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hicache_ext.agreement.group import DEPTH, Group, OneCaller, one_caller
+from hicache_ext.agreement.group import Group, OneCaller, one_caller
 from hicache_ext.agreement.schema import NOT_MINE, Lanes
 from hicache_ext.errors import AgreementError
 
@@ -57,17 +57,12 @@ class HierarchicalGroup(OneCaller):
         if between is not None:
             leaders = [ranks[0] for ranks in hosts]
             self._relay = _Relay(inside, answers, between, self._here, leaders)
-        self._closed = False
 
     @one_caller
     def issue(self, lanes: Lanes) -> None:
         """See Group."""
         self._check_open()
-        if lanes.shape != self._neutral.shape or lanes.dtype != np.int64:
-            have, want = f"{lanes.dtype}{list(lanes.shape)}", self._neutral.size
-            raise AgreementError(f"rank {self.rank} issued {have}, not int64[{want}]")
-        if self._num_uncollected == DEPTH:
-            raise AgreementError(f"rank {self.rank}: {DEPTH} ticks are uncollected already")
+        self._check_issue(lanes, self._neutral.size, self._num_uncollected)
         if self._relay is not None:
             self._relay.issue(lanes.copy())
         else:
@@ -122,10 +117,6 @@ class HierarchicalGroup(OneCaller):
         else:
             self._inside_group.close()
             self._answers.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise AgreementError(f"rank {self.rank}: the group is closed")
 
 
 class _Relay:

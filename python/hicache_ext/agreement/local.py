@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hicache_ext.agreement.group import DEPTH, OneCaller, issued_by_rank, one_caller
+from hicache_ext.agreement.group import OneCaller, issued_by_rank, one_caller
 from hicache_ext.agreement.schema import Lanes
 from hicache_ext.errors import AgreementError
 
@@ -58,11 +58,7 @@ class LocalGroup(OneCaller):
         board = self._board
         if board.num_lanes is None:
             board.num_lanes = lanes.size
-        if lanes.shape != (board.num_lanes,) or lanes.dtype != np.int64:
-            have = f"{lanes.dtype}{list(lanes.shape)}"
-            raise AgreementError(f"rank {self.rank} issued {have}, not int64[{board.num_lanes}]")
-        if len(self._pending) == DEPTH:
-            raise AgreementError(f"rank {self.rank}: {DEPTH} ticks are uncollected already")
+        self._check_issue(lanes, board.num_lanes, len(self._pending))
         tick = board.num_issued[self.rank]
         board.ticks.setdefault(tick, {})[self.rank] = lanes.copy()
         board.num_issued[self.rank] += 1
@@ -104,8 +100,5 @@ class LocalGroup(OneCaller):
     @one_caller
     def close(self) -> None:
         """See Group."""
+        self._closed = True
         self._board.closed.add(self.rank)
-
-    def _check_open(self) -> None:
-        if self.rank in self._board.closed:
-            raise AgreementError(f"rank {self.rank}: the group is closed")

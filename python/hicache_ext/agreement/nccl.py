@@ -8,7 +8,7 @@ import numpy as np
 from hicache_ext import _C
 from hicache_ext.agreement.group import OneCaller, one_caller
 from hicache_ext.agreement.schema import AgreedSlot, LaneError, Lanes, TickSchema
-from hicache_ext.errors import AgreementError, CudaError
+from hicache_ext.errors import CudaError
 
 HEADER_DTYPE = np.dtype(
     [
@@ -95,7 +95,6 @@ class NcclGroup(OneCaller):
         self._native = _C.NcclGroup(open_library(library), schema.native, comm, device, stream)
         self.rank: int = self._native.rank
         self.size: int = self._native.size
-        self._closed = False
 
     @one_caller
     def issue(self, lanes: Lanes) -> None:
@@ -138,6 +137,5 @@ class NcclGroup(OneCaller):
         self._closed = True
 
     def _open(self) -> "_C.NcclGroup":
-        if self._closed:
-            raise AgreementError(f"rank {self.rank}: the group is closed")
+        self._check_open()
         return self._native

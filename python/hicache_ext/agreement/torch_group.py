@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
 from hicache_ext.agreement.attendance import Attendance
-from hicache_ext.agreement.group import DEPTH, OneCaller, one_caller
+from hicache_ext.agreement.group import OneCaller, one_caller
 from hicache_ext.agreement.schema import NOT_MINE, Lanes
 from hicache_ext.errors import AgreementError
 
@@ -62,18 +61,13 @@ class TorchGroup(OneCaller):
         self._attendance = Attendance(get_store() if store is None else store, self.rank, self.size)
         self._pending: deque[tuple[int, torch.Tensor, Any]] = deque()
         self._issued = 0
-        self._closed = False
         self._compare_num_lanes(deadline_s)
 
     @one_caller
     def issue(self, lanes: Lanes) -> None:
         """See Group."""
         self._check_open()
-        if lanes.shape != (self.num_lanes,) or lanes.dtype != np.int64:
-            have = f"{lanes.dtype}{list(lanes.shape)}"
-            raise AgreementError(f"rank {self.rank} issued {have}, not int64[{self.num_lanes}]")
-        if len(self._pending) == DEPTH:
-            raise AgreementError(f"rank {self.rank}: {DEPTH} ticks are uncollected already")
+        self._check_issue(lanes, self.num_lanes, len(self._pending))
         tensor = torch.from_numpy(lanes.copy())
         try:
             work = self._start_min(tensor)
@@ -109,10 +103,6 @@ class TorchGroup(OneCaller):
     def close(self) -> None:
         """See Group. The process group itself is the caller's and stays."""
         self._closed = True
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise AgreementError(f"rank {self.rank}: the group is closed")
 
     @one_caller
     def gather(self, values: Sequence[int], deadline_s: float) -> list[list[int]]:
