@@ -123,7 +123,7 @@ class Rank:
                 if page_id >= 0:
                     content = page_content(self.rank, name, key, spec.page_bytes)
                     source = PagedBuffer(
-                        np.frombuffer(bytearray(content), np.uint8), packed_page(spec)
+                        np.frombuffer(bytearray(content), np.uint8), spec.packed(1)
                     )
                     write(source, self.device[name].buffer, [page_id])
 
@@ -142,22 +142,10 @@ class Rank:
             pool.close()
 
 
-def packed_page(spec: LayoutSpec) -> LayoutSpec:
-    """One page of a pool as the store sees it."""
-    return LayoutSpec.make(
-        "page_unified",
-        num_pages=1,
-        page_size=spec.page_size,
-        num_layers=spec.num_layers,
-        num_heads=spec.num_heads,
-        head_bytes=spec.head_bytes,
-    )
-
-
 def read_page(buffer: PagedBuffer, page_id: int, want: bytes) -> None:
     """The page holds these bytes."""
     out = np.zeros(len(want), np.uint8)
-    gather_pages(buffer, [page_id], PagedBuffer(out, packed_page(buffer.spec))).result()
+    gather_pages(buffer, [page_id], PagedBuffer(out, buffer.spec.packed(1))).result()
     assert out.tobytes() == want
 
 

@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import numpy as np
 from emulated_cuda import emulated_cuda, pinned
-from ranks import packed_page
 
 from hicache_ext.copy import copy_pages, scatter_pages
 from hicache_ext.flow import pools as flow_pools
@@ -57,7 +56,7 @@ class StreamCopies:
         """By a kernel on a stream: the page may be free before it has run."""
         out = pinned(self.cuda, np.zeros(len(want), np.uint8))
         self._reads.append((out, want))
-        self.start(buffer, [page_id], PagedBuffer(out, packed_page(buffer.spec)), [0])
+        self.start(buffer, [page_id], PagedBuffer(out, buffer.spec.packed(1)), [0])
 
     def check_reads(self) -> None:
         self.cuda.run_all()

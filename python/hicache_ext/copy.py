@@ -163,12 +163,4 @@ def _packed(array: Any, like: LayoutSpec, num_pages: int) -> PagedBuffer:
 
 @lru_cache(maxsize=64)
 def _packed_spec(like: LayoutSpec, num_pages: int) -> LayoutSpec:
-    return LayoutSpec.make(
-        "page_unified",
-        num_pages=num_pages,
-        page_size=like.page_size,
-        num_layers=like.num_layers,
-        num_kv=like.num_kv,
-        num_heads=like.num_heads,
-        head_bytes=like.head_bytes,
-    )
+    return like.packed(num_pages)

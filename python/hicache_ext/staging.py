@@ -68,7 +68,7 @@ class Slots:
             raise LayoutError(
                 f"memory of {view.num_bytes} bytes has no room for a slot of {stride}"
             )
-        spec = _object_spec(pool_spec, self.num_slots, num_groups, stride)
+        spec = replace(pool_spec.packed(self.num_slots, num_groups), stride_page=stride)
         self.array = np.asarray(_Bytes(memory, view, self.num_slots * stride))
         self.buffer = PagedBuffer(self.array[: spec.num_bytes], spec)
         # The padding of the last slot, which is written too, must not lie in the pool either.
@@ -168,20 +168,6 @@ class _Bytes:
             "shape": (num_bytes,),
             "typestr": "|u1",
         }
-
-
-def _object_spec(like: LayoutSpec, num_slots: int, num_groups: int, stride: int) -> LayoutSpec:
-    packed = LayoutSpec.make(
-        "page_unified",
-        num_pages=num_slots,
-        page_size=like.page_size,
-        num_layers=like.num_layers,
-        num_kv=like.num_kv,
-        num_heads=like.num_heads,
-        head_bytes=like.head_bytes,
-        num_groups=num_groups,
-    )
-    return replace(packed, stride_page=stride)
 
 
 def _first(slots: Slots, count: int) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "copy_cases.h"
+#include "copy_expect.h"
 #include "hicache/copy.h"
 #include "hicache/copy_emulator.h"
 #include "hicache/thread_pool.h"
@@ -15,26 +16,6 @@ using namespace hicache;
 using namespace hicache::testing;
 
 namespace {
-
-int num_failed = 0;
-
-void expect(bool condition, const char* what, int case_idx) {
-  if (condition) return;
-  ++num_failed;
-  std::printf("case %d: %s\n", case_idx, what);
-}
-
-struct Bytes {
-  explicit Bytes(int64_t num_bytes)
-      : size(static_cast<size_t>(num_bytes)), data(new std::byte[size]) {
-    std::memset(data.get(), 0xee, size);
-  }
-  bool operator==(const Bytes& other) const {
-    return size == other.size && std::memcmp(data.get(), other.data.get(), size) == 0;
-  }
-  size_t size;
-  std::unique_ptr<std::byte[]> data;
-};
 
 // Stepping along a strip arrives where locate_run() says.
 void expect_strips(const CopyParams& part, int case_idx) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "copy_cases.h"
+#include "copy_expect.h"
 #include "hicache/copy.h"
 #include "hicache/staging.h"
 #include "hicache/xxh3.h"
@@ -18,23 +19,6 @@ using namespace hicache::testing;
 namespace {
 
 constexpr int kPageUnified = 4;  // of kOrders
-
-int num_failed = 0;
-
-void expect(bool condition, const char* what, int case_idx) {
-  if (condition) return;
-  ++num_failed;
-  std::printf("case %d: %s\n", case_idx, what);
-}
-
-struct Bytes {
-  explicit Bytes(int64_t num_bytes)
-      : size(static_cast<size_t>(num_bytes)), data(new std::byte[size]) {
-    std::memset(data.get(), 0xee, size);
-  }
-  size_t size;
-  std::unique_ptr<std::byte[]> data;
-};
 
 bool is_all(const std::byte* data, int64_t num_bytes, int value) {
   return std::all_of(data, data + num_bytes, [&](std::byte b) { return b == std::byte(value); });

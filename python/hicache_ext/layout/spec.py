@@ -144,6 +144,19 @@ class LayoutSpec:
             num_kv=1,
         )
 
+    def packed(self, num_pages: int, num_groups: int = 1) -> LayoutSpec:
+        """Pages of these extents as objects without gaps, one after the other: page_unified."""
+        return LayoutSpec.make(
+            "page_unified",
+            num_pages=num_pages,
+            page_size=self.page_size,
+            num_layers=self.num_layers,
+            num_kv=self.num_kv,
+            num_heads=self.num_heads,
+            head_bytes=self.head_bytes,
+            num_groups=num_groups,
+        )
+
     @classmethod
     def strided(
         cls,
