@@ -13,6 +13,8 @@ from shm_tools import LANES, SHM, Entering, enter, fresh_name, segment, wait_for
 from hicache_ext.agreement import ShmGroup
 from hicache_ext.errors import AgreementError, CapacityError
 
+LINE_OF_RANK_1 = 64 + 384  # shm_segment.h, of presence, pid, start_time: behind header and rank 0
+
 
 @pytest.fixture
 def name():
@@ -101,6 +103,19 @@ def test_group_whose_ranks_were_all_killed_while_meeting_is_swept_by_the_next(na
     assert isinstance(waiting.outcome(), ShmGroup)
 
 
+@pytest.mark.parametrize("left", [b"", struct.pack("<Q", 0x6863_7469_636B_0000) + bytes(56)])
+def test_what_a_rank_0_left_that_was_killed_while_it_made_the_segment_is_swept(name, left):
+    dead = segment(f"{name}-dead")
+    dead.write_bytes(left)
+    dead.chmod(0o600)
+    enter(name)
+    assert dead.exists() == (not left)  # empty and young: maybe of somebody else
+    if dead.exists():
+        os.utime(dead, (0, 0))
+    enter(name)
+    assert not dead.exists()
+
+
 def test_who_removes_a_stale_segment_is_not_taken_for_its_rank_0(name):
     content = struct.pack("<QII", 0x6863_7469_636B_0001, 2, os.geteuid()) + bytes(4080)
     with (
@@ -136,17 +151,29 @@ def test_pid_that_was_reused_is_dead(name):
     waiting = [Entering(name, 0, 3), Entering(name, 1, 3)]
     wait_for(lambda: segment(name).exists() and segment(name).stat().st_size > 0)
     time.sleep(0.1)
-    header_bytes, line_bytes = 64, 384  # shm_segment.h: presence, pid, start_time
     with segment(name).open("r+b", buffering=0) as file:
-        file.seek(header_bytes + line_bytes)
+        file.seek(LINE_OF_RANK_1)
         presence, pid, start_time = struct.unpack("<IiQ", file.read(16))
         assert (presence, pid) == (2, os.getpid())
-        file.seek(header_bytes + line_bytes + 8)
+        file.seek(LINE_OF_RANK_1 + 8)
         file.write(struct.pack("<Q", start_time + 1))
     texts = [rank.outcome() for rank in waiting]
     assert any(f"rank 1 (pid {pid}) died while the ranks were meeting" in text for text in texts)
     # Whoever saw it first has left, which the other one may see instead.
     assert all("while the ranks were meeting" in text for text in texts)
+
+
+def test_a_rank_whose_start_time_nobody_knows_is_not_dead(name):
+    """As where /proc is not mounted."""
+    waiting = [Entering(name, 0, 3), Entering(name, 1, 3)]
+    wait_for(lambda: segment(name).exists() and segment(name).stat().st_size > 0)
+    time.sleep(0.1)
+    with segment(name).open("r+b", buffering=0) as file:
+        file.seek(LINE_OF_RANK_1 + 8)
+        file.write(struct.pack("<Q", 0))
+    time.sleep(0.05)
+    last = ShmGroup(name, 2, 3, 10)
+    assert last.rank == 2 and all(isinstance(rank.outcome(), ShmGroup) for rank in waiting)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """What only ticks in shared memory can get wrong: peers that leave, stop, die or wait."""
 
 import multiprocessing
+import os
+import resource
 import signal
 import threading
 import time
@@ -79,6 +81,39 @@ def test_stopped_process_is_late_and_not_dead(name):
     with pytest.raises(AgreementError, match=rf"rank 1 \(pid {rank.pid}\) is dead after 1 ticks"):
         mine.result(10.0)
     rank.kill()
+
+
+def test_a_rank_that_cannot_look_does_not_take_its_peers_for_dead(name):
+    """No file descriptor is left to read /proc with: a peer that is late is late."""
+    rank = ProcessRank()
+    rank.start("make_shm", name, 1, 2, 10, 10.0)
+    first = ShmGroup(name, 0, 2, 10)
+    rank.finish()
+    first.issue(LANES)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(AgreementError, match=r"late ranks: 1 \(pid"):
+            first.result(0.1)
+        assert not first.ready()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    rank.call("issue", LANES)
+    np.testing.assert_array_equal(first.result(5.0), LANES)
+    rank.kill()
+
+
+def test_a_forked_child_does_not_leave_in_its_parents_name(name):
+    first, second = enter(name)
+    child = os.fork()
+    if child == 0:
+        for group in (first, second):
+            group.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    for group in (first, second):
+        group.issue(LANES)
+    np.testing.assert_array_equal(first.result(5.0), LANES)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <new>
 #include <string>
@@ -18,6 +19,7 @@ namespace hicache {
 namespace {
 
 constexpr uint64_t kMagic = 0x6863'7469'636b'0001;
+constexpr uint64_t kMaking = 0x6863'7469'636b'0000;  // its magic from the first moment on
 constexpr uint32_t kVersion = 2;
 const std::string kFolder = "/dev/shm";
 
@@ -67,15 +69,23 @@ class FileCloser {
 // Whether a group must have made it, or a maker may have been killed before it wrote a byte.
 enum class LeftBy { kGroup, kAnyMaker };
 
+// A maker that was killed before it wrote a byte left an empty file. One that is young may be of
+// somebody else, who is still making it.
+bool is_of_a_group(int fd, const struct stat& info) {
+  constexpr time_t kOldS = 60;
+  if (info.st_size == 0) return ::time(nullptr) - info.st_mtime > kOldS;
+  uint64_t magic = 0;
+  const ssize_t num_read = ::pread(fd, &magic, sizeof magic, 0);
+  return num_read == sizeof magic && (magic == kMagic || magic == kMaking);
+}
+
 // What cannot be opened, or is not this user's alone, is left alone.
 void remove_if_abandoned(const std::string& path, LeftBy left_by) {
   FileCloser file(::shm_open(path.c_str(), O_RDWR | O_CLOEXEC, 0));
   struct stat info;
   if (file.fd() < 0 || ::fstat(file.fd(), &info) != 0) return;
   if (info.st_uid != ::geteuid() || (info.st_mode & 077) != 0) return;
-  uint64_t magic = 0;
-  const ssize_t num_read = ::pread(file.fd(), &magic, sizeof magic, 0);
-  if (left_by == LeftBy::kGroup && (num_read != sizeof magic || magic != kMagic)) return;
+  if (left_by == LeftBy::kGroup && !is_of_a_group(file.fd(), info)) return;
   if (try_lock(file.fd(), LockRange::kRemover) && is_still_named(file.fd(), path)) {
     ::shm_unlink(path.c_str());
   }
@@ -103,16 +113,14 @@ bool ShmSegment::create() {
   if (!try_lock(fd, LockRange::kMaker) || !is_still_named(fd, path_)) return false;
   closer.release();
   fd_ = fd;
+  const bool marked = ::pwrite(fd, &kMaking, sizeof kMaking, 0) == sizeof kMaking;
   // Allocated now: a full /dev/shm is an error here and would be a SIGBUS later.
-  const int failed = ::posix_fallocate(fd, 0, num_bytes());
+  int failed = marked ? EINTR : errno;
+  while (failed == EINTR) failed = ::posix_fallocate(fd, 0, num_bytes());
   HICACHE_CHECK(kCapacity, failed == 0, "shared memory ", path_, " of ", num_bytes(),
                 " bytes: ", std::strerror(failed));
   map();
-  new (header_) ShmHeader{};
-  header_->version = kVersion;
-  header_->uid = ::geteuid();
-  header_->shape = shape_;
-  header_->refused_rank.store(-1);
+  new (header_) ShmHeader{kMaking, kVersion, ::geteuid(), shape_, -1, {}};
   for (int i = 0; i < shape_.size; ++i) new (&lines_[i]) ShmRankLine{};
   claim_line();
   header_->magic.store(kMagic, std::memory_order_release);
@@ -209,7 +217,7 @@ void ShmSegment::check_owner(int fd) const {
 // False while rank 0 is still writing it.
 bool ShmSegment::check_header(const ShmHeader& header) const {
   const uint64_t magic = header.magic.load(std::memory_order_acquire);
-  if (magic == 0) return false;
+  if (magic == 0 || magic == kMaking) return false;
   HICACHE_CHECK(kAgreement, magic == kMagic && header.version == kVersion, "the segment ", path_,
                 " is of another version: magic 0x", std::hex, magic, " version ", header.version,
                 ", this process has magic 0x", kMagic, " version ", kVersion);
@@ -225,11 +233,14 @@ void ShmSegment::close_door() {
   is_door_closed_ = true;
 }
 
+bool ShmSegment::is_forked() const { return ::getpid() != pid_; }
+
 // Rank 0 removes its own name; another rank does if rank 0 is gone.
 void ShmSegment::give_up() {
   if (is_door_closed_) return;
   is_door_closed_ = true;
-  if (fd_ >= 0 && rank_ == 0 && is_still_named(fd_, path_)) ::shm_unlink(path_.c_str());
+  const bool is_mine = fd_ >= 0 && rank_ == 0 && !is_forked();
+  if (is_mine && is_still_named(fd_, path_)) ::shm_unlink(path_.c_str());
   if (fd_ >= 0) ::close(fd_);
   fd_ = -1;
   remove_if_abandoned(path_, LeftBy::kAnyMaker);

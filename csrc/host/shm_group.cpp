@@ -285,7 +285,7 @@ void ShmGroup::note(const std::string& text) {
 void ShmGroup::close() {
   if (closed_) return;
   closed_ = true;
-  if (segment_.is_mapped()) {
+  if (segment_.is_mapped() && !segment_.is_forked()) {
     ShmRankLine& mine = segment_.line(rank_);
     mine.presence.store(ShmPresence::kClosed, std::memory_order_seq_cst);
     futex_wake_all(mine.num_issued);

@@ -1,33 +1,43 @@
 // What lies in the segment of a group, and who of it is alive; see shm_segment.h.
 #include "hicache/shm_segment.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <sstream>
+#include <string>
 
 #include "hicache/check.h"
 
 namespace hicache {
 namespace {
 
+// State and start time of /proc/PID/stat.
 struct ProcessStat {
-  char state = 'X';
-  uint64_t start_time = 0;
+  static constexpr char kGone = 'X';
+  static constexpr char kUnknown = '?';  // e.g. this process has no file descriptor left to look
+
+  char state = kUnknown;
+  uint64_t start_time = 0;  // 0: unknown
 };
 
-// State and start time of /proc/PID/stat; 'X' when there is no such process. The command in
-// parentheses may hold anything, so fields are counted from its end.
 ProcessStat process_stat(int pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const std::string path = "/proc/" + std::to_string(pid) + "/stat";
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return {errno == ENOENT ? ProcessStat::kGone : ProcessStat::kUnknown};
+  char bytes[1024];
+  const ssize_t num_read = ::read(fd, bytes, sizeof bytes);
+  const bool is_gone = num_read < 0 && errno == ESRCH;  // since it was opened
+  ::close(fd);
+  const std::string text(bytes, std::max<ssize_t>(num_read, 0));
+  // The command in parentheses may hold anything, so fields are counted from its end.
   const size_t end = text.rfind(')');
-  if (end == std::string::npos) return {};
+  if (end == std::string::npos) return {is_gone ? ProcessStat::kGone : ProcessStat::kUnknown};
   std::istringstream fields(text.substr(end + 1));
   ProcessStat stat;
   std::string skipped;
@@ -45,7 +55,7 @@ uint64_t pid_namespace() {
 }  // namespace
 
 ShmSegment::ShmSegment(const std::string& name, int rank, ShmShape shape)
-    : path_(kPrefix + name), rank_(rank), shape_(shape) {
+    : path_(kPrefix + name), rank_(rank), shape_(shape), pid_(::getpid()) {
   const char* allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   HICACHE_CHECK(
       kAgreement,
@@ -77,7 +87,7 @@ void ShmSegment::claim_line() {
     unmap();
     raise(ErrorKind::kAgreement, "rank ", rank_, " of group ", path_, " is taken by pid ", pid);
   }
-  mine.pid = ::getpid();
+  mine.pid = pid_;
   mine.start_time = process_stat(mine.pid).start_time;
   mine.pid_namespace = pid_namespace();
   mine.presence.store(ShmPresence::kPresent, std::memory_order_release);
@@ -100,12 +110,17 @@ int64_t* ShmSegment::slot(int rank, uint64_t tick) const {
   return reinterpret_cast<int64_t*>(slots_ + slot_idx * slot_bytes());
 }
 
-// A process that its parent has not reaped yet is as dead as one that is gone.
+// A process that its parent has not reaped yet is as dead as one that is gone. Where this cannot be
+// told, nobody is dead: the deadline holds.
 bool ShmSegment::is_dead(int rank) const {
   const ShmRankLine& peer = line(rank);
-  if (peer.pid_namespace != line(rank_).pid_namespace) return false;
+  const ShmRankLine& mine = line(rank_);
+  if (peer.pid_namespace != mine.pid_namespace) return false;
+  if (peer.start_time == 0 || mine.start_time == 0) return false;
   const ProcessStat stat = process_stat(peer.pid);
-  return stat.state == 'Z' || stat.state == 'X' || stat.start_time != peer.start_time;
+  if (stat.state == ProcessStat::kUnknown) return false;
+  return stat.state == 'Z' || stat.state == ProcessStat::kGone ||
+         stat.start_time != peer.start_time;
 }
 
 int64_t ShmSegment::slot_bytes() const {

@@ -20,7 +20,7 @@ struct ShmShape {
 };
 
 struct alignas(kCacheLine) ShmHeader {
-  std::atomic<uint64_t> magic;  // stored last by rank 0: the segment is complete
+  std::atomic<uint64_t> magic;  // rank 0 says last that the segment is complete
   uint32_t version;
   uint32_t uid;
   ShmShape shape;
@@ -34,7 +34,7 @@ enum class ShmPresence : uint32_t { kAbsent, kEntering, kPresent, kClosed };
 struct alignas(kCacheLine) ShmRankLine {
   std::atomic<ShmPresence> presence;
   int32_t pid;
-  uint64_t start_time;     // in clock ticks since boot: tells a reused pid apart
+  uint64_t start_time;     // in clock ticks since boot: tells a reused pid apart; 0: unknown
   uint64_t pid_namespace;  // pids of another container cannot be looked up
   // On a line of its own: polled by the peers while its owner works.
   alignas(kCacheLine) std::atomic<uint64_t> num_issued;
@@ -64,6 +64,8 @@ class ShmSegment {
   void close_door();
   // Called by a rank that waits no longer for the others; nothing once the door is closed.
   void give_up();
+  // Whether this is a child of the rank's process, which must not leave in its name.
+  bool is_forked() const;
   // The rank that was turned away, in words; empty if there is none.
   std::string refusal() const;
   // Why try_enter() finds nothing, in words.
@@ -94,6 +96,7 @@ class ShmSegment {
   std::string path_;
   int rank_;
   ShmShape shape_;
+  int32_t pid_;
   int fd_ = -1;  // open until all are present
   bool is_door_closed_ = false;
   ShmHeader* header_ = nullptr;
