@@ -13,7 +13,7 @@ from concurrent.futures import Future
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.context import FlowContext
-from hicache_ext.flow.io import settle
+from hicache_ext.flow.io import settle, wait
 from hicache_ext.flow.op import Phase
 from hicache_ext.flow.pools import Pages
 from hicache_ext.flow.record import BackupRecord, Outcome
@@ -82,7 +82,7 @@ class BackupOp(TransferOp):
         if self._ctx.store is None:
             return self._finish(Outcome.COMMITTED)
         writes = self._lock_writes()
-        self._store = self._watch(self._ctx.io.submit(lambda: self._write(writes)))
+        self._store = self._call(self._ctx.io, lambda: self._write(writes))
         self._enter(Phase.STORE)
         return False
 
@@ -136,7 +136,7 @@ class BackupOp(TransferOp):
     def cancel(self) -> None:
         self._stop.set()
         if self._store is not None:
-            self._store.exception()  # waits: the I/O thread still reads our pages
+            wait(self._store)  # the I/O thread still reads our pages
         self._store = None  # its error's traceback holds on to the pools' buffers
         self._unpin()
         super().cancel()

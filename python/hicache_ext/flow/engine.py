@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from hicache_ext.agreement.group import Group
@@ -149,9 +150,11 @@ class FlowEngine:
         if self._closed:
             return
         self._closed = True
-        while self._backups:
-            self._backups.pop().cancel()
-        self._ops.cancel_all()
+        with ExitStack() as youngest_first:  # all of them, if one raises
+            youngest_first.callback(self._ops.cancel_all)
+            for op in self._backups:
+                youngest_first.callback(op.cancel)
+        self._backups.clear()
 
     def _begin_backup(self) -> None:
         while self._backups and (self._copying is None or self._copying.in_tree):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -16,7 +18,10 @@ class Io(Protocol):
     """Runs store calls; the tick polls the futures and never waits for them."""
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
-        """Starts `call`, which may take long, and returns its future."""
+        """Starts `call`, which may take long, and returns its future.
+
+        If it raises instead, `call` must never run: its pages go to somebody else.
+        """
         ...
 
     def close(self) -> None: ...
@@ -27,6 +32,11 @@ class ThreadIo:
 
     def __init__(self, num_threads: int = 2) -> None:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="hicache-io")
+        # All of them start now. A submit that cannot start one raises, and yet leaves its call in
+        # line for the others.
+        together = Barrier(num_threads)
+        for started in [self._threads.submit(together.wait) for _ in range(num_threads)]:
+            started.result()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         return self._threads.submit(call)
@@ -45,12 +55,32 @@ class InlineIo:
         try:
             future.set_result(call())
         except Exception as error:  # handed to whoever reads the future, as a thread would
-            # Its traceback has this frame, too: that cycle would keep the call's buffers alive.
-            future.set_exception(error.with_traceback(None))
+            return _failed(error)
         return future
 
     def close(self) -> None:
         pass
+
+
+def start(io: Io, call: Callable[[], T]) -> Future[T]:
+    """A call that cannot be started is one that failed: the ranks agree on that like on a miss."""
+    try:
+        return io.submit(call)
+    except Exception as error:  # e.g. its threads have been shut down
+        return _failed(error)
+
+
+def _failed(error: Exception) -> Future[T]:
+    future: Future[T] = Future()
+    # A traceback has the frame that has the future: that cycle would keep buffers alive.
+    future.set_exception(error.with_traceback(None))
+    return future
+
+
+def wait(future: Future[T]) -> None:
+    """Until the call touches nothing any more, however it ended."""
+    with suppress(CancelledError):
+        future.exception()
 
 
 def settle(future: Future[T], fallback: T, what: str) -> tuple[T, str | None]:
@@ -59,7 +89,7 @@ def settle(future: Future[T], fallback: T, what: str) -> tuple[T, str | None]:
     A store is foreign code that may fail in any way; to the ranks that is a miss, which they
     agree on like any other. The failure is logged and travels in the op's record.
     """
-    error = future.exception()
+    error = CancelledError() if future.cancelled() else future.exception()
     if error is None:
         return future.result(), None
     reason = f"{what} failed: {error!r}"  # as text: the error holds on to the call's buffers

@@ -14,13 +14,15 @@ every rank, since all have applied the same ticks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 from enum import IntEnum
 from heapq import heappop, heappush
 from typing import TypeVar
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
+from hicache_ext.flow.io import Io, start
 from hicache_ext.flow.record import Record
 
 
@@ -74,8 +76,9 @@ class Op:
         if self._mailbox is not None:
             self._mailbox.append(self)
 
-    def _watch(self, future: Future[_T]) -> Future[_T]:
-        """A future whose end is told."""
+    def _call(self, io: Io, call: Callable[[], _T]) -> Future[_T]:
+        """Starts a store call whose end is told."""
+        future = start(io, call)
         future.add_done_callback(lambda _: self.tell())
         return future
 
@@ -187,10 +190,11 @@ class OpTable:
         heappush(self._free, slot)
 
     def cancel_all(self) -> None:
-        """Youngest first, so that nothing is taken from under an older op."""
+        """Youngest first, so that nothing is taken from under an older op; all, if one raises."""
         ops = [*self._held.values(), *self._pending]
         for slot in list(self._held):
             self._release(slot)
         self._pending.clear()
-        for op in reversed(ops):
-            op.cancel()
+        with ExitStack() as youngest_first:
+            for op in ops:
+                youngest_first.callback(op.cancel)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.context import FlowContext
-from hicache_ext.flow.io import settle
+from hicache_ext.flow.io import settle, wait
 from hicache_ext.flow.op import Op, Phase
 from hicache_ext.flow.read import read_leading
 from hicache_ext.flow.record import Outcome, PrefetchRecord
@@ -61,7 +61,7 @@ class PrefetchOp(Op):
     # -- what this rank publishes ------------------------------------------------------------
 
     def start(self) -> None:
-        self._query = self._watch(self._ctx.io.submit(self._ask_store))
+        self._query = self._call(self._ctx.io, self._ask_store)
 
     def abort(self) -> None:
         """The request is gone. Takes effect at the next tick, on all ranks."""
@@ -188,7 +188,7 @@ class PrefetchOp(Op):
         if verdict == Verdict.GRANTED:
             held = self._reservation.pages
             self._ctx.pools.move(Tier.HOST, held, PageState.IO)
-            self._read = self._watch(self._ctx.io.submit(lambda: self._read_pages(held)))
+            self._read = self._call(self._ctx.io, lambda: self._read_pages(held))
             self._enter(Phase.READ)
         else:
             self._enter(Phase.RESERVE)  # votes once more
@@ -261,5 +261,5 @@ class PrefetchOp(Op):
         self._stop.set()
         for future in (self._query, self._read):
             if future is not None:
-                future.exception()  # waits: the I/O thread may still write into our pages
+                wait(future)  # the I/O thread may still write into our pages
         self._finish(Outcome.ABORTED, "closed")

@@ -32,7 +32,7 @@ class PrefetchRecord:
     num_attached_pages: dict[str, int] = field(default_factory=dict)  # of these, taken by the tree
     outcome: Outcome | None = None
     losses: list[str] = field(default_factory=list)
-    num_read_bytes: int = 0
+    num_read_bytes: int = 0  # of this rank
     local_errors: list[str] = field(default_factory=list)  # of this rank alone
 
 
