@@ -99,6 +99,9 @@ class RankCommands:
     def ready(self):
         return self.group.ready()
 
+    def note(self, text):
+        self.group.note(text)
+
     def close(self):
         self.group.close()
 

@@ -1,4 +1,4 @@
-"""Store calls that cannot be started, or are cancelled: a miss on every rank, and no page is lost."""
+"""Store calls that cannot be started or are cancelled: a miss on every rank, no page is lost."""
 
 from __future__ import annotations
 

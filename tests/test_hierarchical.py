@@ -41,6 +41,7 @@ def test_late_rank_is_named_on_both_hosts_and_may_still_come(backend, victim):
     assert time.monotonic() - start < 1.6
     for text, pattern in zip(texts, LATE[victim].values(), strict=True):
         assert re.search(pattern, text), text
+        assert "after 0.05 s" not in text  # the slice in which the leader's thread waits
     ranks[victim].call("issue", [5] * NUM_LANES)
     assert [int(a[0]) for a in all_ranks(ranks, "result", 10.0)] == [5] * 3
 
@@ -74,6 +75,19 @@ def test_killed_rank_is_an_error_on_both_hosts(backend, victim):
     for rank in others:  # and it stays one
         with pytest.raises(AgreementError):
             rank.call("result", 0.1)
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_note_reaches_the_ranks_of_the_host_and_a_leaders_the_other_hosts(backend, victim):
+    ranks = backend.group()
+    ranks[victim].call("note", "its disk is full")
+    others = [rank for i, rank in enumerate(ranks) if i != victim]
+    all_ranks(others, "issue", LANES)
+    for rank in others:
+        rank.start("result", 0.5)
+    assert all("its disk is full" in text for text in errors_of(others))
+    ranks[victim].call("issue", LANES)
+    all_ranks(ranks, "result", 10.0)
 
 
 def test_leader_that_closes_tells_its_host_at_once(backend):

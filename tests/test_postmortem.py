@@ -6,19 +6,16 @@ import os
 import re
 import stat
 import time
-from pathlib import Path
 
 import pytest
+from peers import PUT, SCHEMA, STATE, A, B, C, Peer, dump_of, lanes_of
 from together import WaitingGroup, together
 
-from hicache_ext.agreement import SlotState, TickHeader, TickSchema, pack, unpack
+from hicache_ext.agreement import TickSchema, unpack
 from hicache_ext.agreement.postmortem import Exchange, explain
 from hicache_ext.agreement.schema import LaneError
 from hicache_ext.oplog import NUM_KEPT, OpKind, OpLog
 
-PUT, TAKE = OpKind("put {} pages"), OpKind("take {} pages")
-STATE = SlotState(7, 1, True, 5, (0,), (5,))
-SCHEMA = TickSchema(["full"], num_slots=3, num_endpoint_lanes=1)
 # Fewer lanes than anything that is gathered.
 TINY = TickSchema([], num_slots=1, num_endpoint_lanes=1)
 
@@ -27,32 +24,6 @@ TINY = TickSchema([], num_slots=1, num_endpoint_lanes=1)
 def dumps(tmp_path, monkeypatch):
     monkeypatch.setenv("HICACHE_DUMP_DIR", str(tmp_path))
     return tmp_path
-
-
-class Peer:
-    """A rank that has logged `ops` and says `lanes` in a tick."""
-
-    def __init__(self, group, lanes, ops=(), schema=SCHEMA, depth=0):
-        self.group, self.lanes, self.schema, self.depth = group, lanes, schema, depth
-        self.log = OpLog()
-        for op in ops:
-            self.log.add(*op)
-
-    def tick(self, deadline_s=5.0):
-        """The text of the error in which a tick ends."""
-        self.group.issue(self.lanes)
-        for _ in range(self.depth):
-            self.group.issue(self.lanes)
-        try:
-            unpack(self.schema, self.group.result(deadline_s), 3, self.lanes)
-        except LaneError as error:
-            self.exchange = Exchange(self.group, self.lanes.size, self.depth, deadline_s)
-            return str(explain(error, self.lanes, self.exchange, self.log))
-        raise AssertionError("the ranks agree")
-
-
-def lanes_of(schema=SCHEMA, epoch=3, digest=11, slots=None):
-    return pack(schema, TickHeader(epoch, digest), slots or {})
 
 
 def texts(lanes, ops=None, **kwargs):
@@ -141,7 +112,6 @@ def test_what_only_this_rank_sees_is_not_asked_of_the_others():
     assert "could not find out more: the group lost what this rank sent" in text
 
 
-A, B, C = (PUT, 1), (PUT, 2), (TAKE, 1)
 MANY = [(PUT, i) for i in range(1000)]
 FIRST = "first different operation (number {}): {}"
 
@@ -184,10 +154,6 @@ def test_long_words_are_cut():
     long = OpKind("a" + "é" * 1000 + "{}")  # in the middle of a letter
     for text in texts([lanes_of(), lanes_of(digest=12)], [[(long, 1)], [A]]):
         assert "rank 0: aéééé" in text and max(map(len, text.splitlines())) < 600
-
-
-def dump_of(text):
-    return Path(re.search(r"are in (\S+)$", text).group(1))
 
 
 def test_each_rank_leaves_a_file_that_only_its_owner_can_read(dumps):

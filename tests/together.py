@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from hicache_ext.agreement.hierarchical import HierarchicalGroup
 from hicache_ext.agreement.local import LocalGroup
 
 _BOARD = threading.RLock()
@@ -30,6 +31,26 @@ class WaitingGroup(LocalGroup):
             time.sleep(0.0005)
         with _BOARD:
             return super().result(0)
+
+
+def on_two_hosts(size: int, num_lanes: int) -> list[HierarchicalGroup]:
+    """`size` ranks that wait for each other; the last one is alone on its host."""
+    hosts = [list(range(size - 1)), [size - 1]]
+    inside, answers = [
+        [group for ranks in hosts for group in WaitingGroup.simulated(len(ranks))] for _ in range(2)
+    ]
+    between = {ranks[0]: g for ranks, g in zip(hosts, WaitingGroup.simulated(2), strict=True)}
+    return [
+        HierarchicalGroup(
+            inside[rank],
+            answers[rank],
+            between.get(rank),
+            hosts=hosts,
+            rank=rank,
+            num_lanes=num_lanes,
+        )
+        for rank in range(size)
+    ]
 
 
 def together(call: Callable[[Any], Any], ranks: list[Any]) -> list[Any]:

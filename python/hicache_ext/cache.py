@@ -257,6 +257,7 @@ class HiCache:
             AgreementError: a rank is late, dead or of another opinion. The cache is then unusable;
                 `close` still gives every page back.
             HiCacheError: the cache is closed, or another thread is in a tick.
+            What else goes wrong on this rank, such as a TreeError: the cache is unusable, too.
         """
         self.publish()
         return self.apply()
@@ -281,12 +282,11 @@ class HiCache:
         return records
 
     def close(self) -> None:
-        """Stops: waits for local I/O, gives back what ops in flight hold, asks no other rank."""
-        try:
-            self._engine.close()
-        finally:
-            self._io.close()
-            self._leave()
+        """Stops: waits for local I/O, gives back what ops in flight hold, asks no other rank.
+
+        HiCacheError, and nothing is closed, while another thread is in a tick.
+        """
+        self._engine.close(self._io.close, self._leave)
 
     def __enter__(self) -> HiCache:
         return self

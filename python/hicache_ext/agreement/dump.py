@@ -18,7 +18,7 @@ def write_dump(text: str, log: OpLog, rank: int, epoch: int, first_op: int | Non
     """
     folder = os.environ.get(FOLDER_VARIABLE) or tempfile.gettempdir()
     handle, path = tempfile.mkstemp(".txt", f"hicache-rank{rank}-tick{epoch}-", folder)
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"{text}\nrank {rank}, process {os.getpid()}, {log.num_ops} operations so far\n")
         for op in range(log.first, log.num_ops):
             mark = ">" if op == first_op else " "

@@ -95,6 +95,15 @@ class HierarchicalGroup(OneCaller):
         self._num_uncollected -= 1
         return lanes
 
+    @one_caller
+    def note(self, text: str) -> None:
+        """See Group. The ranks of this host are told; the other hosts, if this is a leader."""
+        self._check_open()
+        if self._relay is not None:
+            self._relay.note(text)
+        else:
+            self._inside_group.note(text)
+
     def _result_of_leader(self, deadline_s: float) -> Lanes:
         # Inside first: a late rank of this host is seen here, and not as a late leader.
         end = time.monotonic() + deadline_s
@@ -134,7 +143,7 @@ class _Relay:
         self._here, self._between = here, f"between hosts, whose leaders are ranks {list(leaders)}"
         self._late = ""
         self._closing = False
-        self._todo: queue.SimpleQueue[Lanes | None] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[Lanes | str | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Lanes | AgreementError] = queue.SimpleQueue()
         self._broken: AgreementError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="hicache-relay")
@@ -142,6 +151,9 @@ class _Relay:
 
     def issue(self, lanes: Lanes) -> None:
         self._todo.put(lanes)
+
+    def note(self, text: str) -> None:
+        self._todo.put(text)
 
     def ready(self) -> bool:
         return self._broken is not None or not self._done.empty()
@@ -152,7 +164,7 @@ class _Relay:
                 outcome = self._done.get(timeout=max(deadline_s, 0.0))
             except queue.Empty:
                 why = self._late or f"{self._here}: its thread has not come to the tick"
-                raise AgreementError(f"given up after {deadline_s} s: {why}") from None
+                raise AgreementError(f"{why}; given up after {deadline_s} s") from None
             if not isinstance(outcome, AgreementError):
                 return outcome
             self._broken = outcome
@@ -167,6 +179,10 @@ class _Relay:
         inside, answers, between = self._groups
         try:
             while (lanes := self._todo.get()) is not None:
+                if isinstance(lanes, str):
+                    for group in self._groups:
+                        group.note(lanes)
+                    continue
                 inside.issue(lanes)
                 minimum = self._wait(inside, self._here)
                 between.issue(minimum)
@@ -177,6 +193,10 @@ class _Relay:
         except AgreementError as error:
             self._tell(str(error))
             self._done.put(error)
+        except Exception as error:  # nobody else would hear of it: the scheduler waits for us
+            lost = AgreementError(f"{self._here}: its thread failed: {error!r}")
+            lost.__cause__ = error
+            self._done.put(lost)
         finally:
             for group in self._groups:
                 group.close()
@@ -187,7 +207,8 @@ class _Relay:
                 lanes = group.result(_SLICE_S)
             except AgreementError as error:
                 if not group.ready():
-                    self._tell(f"{where}: {error}")
+                    # Whoever gives up says after how long: it was more than our slice.
+                    self._tell(f"{where}: {error}".replace(f" after {_SLICE_S} s", ""))
                     continue
                 # It came just now, or is lost for good.
                 lanes = self._result_of_ready(group, where)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -98,12 +99,27 @@ def explain(error: LaneError, mine: Lanes, exchange: Exchange, log: OpLog) -> Ag
         text += f"\n{_describe(exchange, log, start, first_op)}"
     except Exception as failure:  # the first error is the one to raise
         text += f"\nthe ranks could not find out more: {failure}"
+    return AgreementError(_with_dump(text, log, exchange.rank, error.epoch, first_op))
+
+
+def fail_alone(error: BaseException, epoch: int, group: Group, log: OpLog) -> AgreementError:
+    """Why this rank ticks no more, after an error of its own half-way through a tick.
+
+    The others have made the whole tick, and will wait for this rank in the next: what they are told
+    then is left with the group. Writes the log of this rank to a file.
+    """
+    text = f"rank {group.rank} failed in tick {epoch}: {error!r}"
+    with suppress(AgreementError):  # they find out by themselves that it does not come
+        group.note(text)
+    return AgreementError(_with_dump(text, log, group.rank, epoch, None))
+
+
+def _with_dump(text: str, log: OpLog, rank: int, epoch: int, first_op: int | None) -> str:
     try:
-        path = write_dump(text, log, exchange.rank, error.epoch, first_op)
-        text += f"\nthe last operations of this rank ({exchange.rank}) are in {path}"
+        path = write_dump(text, log, rank, epoch, first_op)
+        return f"{text}\nthe last operations of this rank ({rank}) are in {path}"
     except OSError as failure:
-        text += f"\nthe last operations of this rank could not be written: {failure}"
-    return AgreementError(text)
+        return f"{text}\nthe last operations of this rank could not be written: {failure}"
 
 
 def _first_different(exchange: Exchange, log: OpLog, start: int) -> int | None:

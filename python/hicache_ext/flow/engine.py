@@ -7,6 +7,7 @@ waits only for a peer that is a whole step behind. At depth 0 tick k applies epo
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from hicache_ext.agreement.group import Group
-from hicache_ext.agreement.postmortem import Exchange, explain
+from hicache_ext.agreement.postmortem import Exchange, explain, fail_alone
 from hicache_ext.agreement.schema import LaneError, Lanes, Packer, TickHeader, TickSchema, unpack
 from hicache_ext.errors import AgreementError, HiCacheError
 from hicache_ext.flow import kinds
@@ -23,6 +24,8 @@ from hicache_ext.flow.backup import BackupOp
 from hicache_ext.flow.op import Op, OpTable
 from hicache_ext.flow.record import Record
 from hicache_ext.oplog import OpKind, OpLog
+
+logger = logging.getLogger("hicache_ext")
 
 DRAIN_PAUSE_S = 0.0002  # between ticks that ended nothing: the I/O threads want the core more
 
@@ -107,19 +110,26 @@ class FlowEngine:
             self.check_usable()
             if self._may_apply:
                 raise HiCacheError(f"publish twice: tick {self._epoch} waits for its apply")
-            self._begin_backup()
-            self._ops.admit()
-            self.max_waiting = max(self.max_waiting, self.num_waiting)
             self._epoch += 1
-            self._log.add(kinds.TICK, self._epoch)
-            lanes = self._pack()
             try:
-                self._group.issue(lanes)
-            except AgreementError as error:
-                self._broken = error
+                self._publish()
+            except BaseException as error:
+                self._fail(error, self._epoch)
                 raise
-            self._published.append(Published(self._epoch, lanes))
             self._may_apply = True
+
+    def _publish(self) -> None:
+        self._begin_backup()
+        self._ops.admit()
+        self.max_waiting = max(self.max_waiting, self.num_waiting)
+        self._log.add(kinds.TICK, self._epoch)
+        lanes = self._pack()
+        try:
+            self._group.issue(lanes)
+        except AgreementError as error:
+            self._broken = error
+            raise
+        self._published.append(Published(self._epoch, lanes))
 
     def apply(self) -> list[Record]:
         """Applies what was agreed `depth` ticks ago; returns the ops that ended."""
@@ -127,8 +137,9 @@ class FlowEngine:
             self.check_usable()
             if not self._may_apply:
                 raise HiCacheError("apply without a publish before it")
-            self._may_apply = False
-            return self._apply_oldest() if len(self._published) > self._depth else []
+            ended = self._apply_oldest() if len(self._published) > self._depth else []
+            self._may_apply = False  # not if Ctrl-C came while it waited: then it can go on
+            return ended
 
     def drain(self) -> list[Record]:
         """Ticks until nothing is in flight; every rank sees that at the same tick."""
@@ -145,16 +156,19 @@ class FlowEngine:
                 self._apply_oldest()
         return records
 
-    def close(self) -> None:
-        """Waits for local I/O and gives back what the ops hold; asks no other rank."""
-        if self._closed:
-            return
-        self._closed = True
-        with ExitStack() as youngest_first:  # all of them, if one raises
-            youngest_first.callback(self._ops.cancel_all)
+    def close(self, *last: Callable[[], None]) -> None:
+        """Waits for local I/O, gives back what the ops hold, then calls `last`; asks no other rank.
+
+        All of it, if something raises. Not while another thread ticks: it moves the ops.
+        """
+        with self._alone, ExitStack() as last_first:
+            self._closed = True
+            for call in reversed(last):
+                last_first.callback(call)
+            last_first.callback(self._ops.cancel_all)
             for op in self._backups:
-                youngest_first.callback(op.cancel)
-        self._backups.clear()
+                last_first.callback(op.cancel)
+            self._backups.clear()
 
     def _begin_backup(self) -> None:
         while self._backups and (self._copying is None or self._copying.in_tree):
@@ -191,7 +205,17 @@ class FlowEngine:
             raise
         self._published.popleft()
         self.agreed_free_pages = agreed.free_pages
-        return [op.record for op in self._ops.apply(agreed.slots)]
+        try:
+            return [op.record for op in self._ops.apply(agreed.slots)]
+        except BaseException as error:
+            self._fail(error, epoch)
+            raise
+
+    def _fail(self, error: BaseException, epoch: int) -> None:
+        """This rank has stopped half-way through a tick that the others have made: for good."""
+        if self._broken is None:
+            self._broken = fail_alone(error, epoch, self._group, self._log)
+            logger.error("%s", self._broken)
 
     def _exchange(self) -> Exchange:
         """The group after the oldest tick was collected, which all ranks have then."""
@@ -207,7 +231,7 @@ class Alone:
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
-            raise HiCacheError("tick from two threads: one scheduler thread ticks")
+            raise HiCacheError("tick or close from two threads: one scheduler thread does both")
 
     def __exit__(self, *error: object) -> None:
         self._lock.release()

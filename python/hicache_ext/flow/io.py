@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from threading import Barrier
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ def _failed(error: Exception) -> Future[T]:
     return future
 
 
-def wait(future: Future[T]) -> None:
+def wait(future: Future[Any]) -> None:
     """Until the call touches nothing any more, however it ended."""
     with suppress(CancelledError):
         future.exception()
