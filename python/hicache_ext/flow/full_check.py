@@ -24,7 +24,8 @@ from hicache_ext.tree.radix import RadixTree
 from hicache_ext.tree.results import Receipt, TransferPlan
 
 VARIABLE = "HICACHE_CHECK"
-_INSPECTION = {"owned_pages", "check_integrity", "show"}  # decides nothing
+# Decides nothing, and one rank alone may call it.
+_INSPECTION = {"owned_pages", "check_integrity", "show", "pack", "take_events", "event_snapshot"}
 
 
 def obey_check_variable(tree: RadixTree) -> str:

@@ -3,7 +3,8 @@ operation.
 """
 
 from hicache_ext.tree.components import Component, Full, Swa
-from hicache_ext.tree.key import pack_tokens
+from hicache_ext.tree.events import EventKind, PageEvent
+from hicache_ext.tree.key import KeyUnit, pack_tokens
 from hicache_ext.tree.radix import RadixTree
 from hicache_ext.tree.results import (
     BackupPlan,
@@ -21,12 +22,15 @@ from hicache_ext.tree.window import WindowTxn
 __all__ = [
     "BackupPlan",
     "Component",
+    "EventKind",
     "EvictResult",
     "Full",
     "InsertHostResult",
     "InsertResult",
+    "KeyUnit",
     "LoadBackPlan",
     "MatchResult",
+    "PageEvent",
     "RadixTree",
     "Receipt",
     "Span",

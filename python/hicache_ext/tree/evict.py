@@ -67,6 +67,8 @@ def clear(state: TreeState, tier: Tier) -> EvictResult:
                 _clear_base(state, node, tier, result)
         if node.alive:
             state.refresh(node)
+    if state.events is not None and not any(state.owned[state.base.idx]):
+        state.events.cleared()
     state.log.add(kinds.CLEAR, tier, *_num_freed(result), len(state.nodes))
     return result
 

@@ -17,7 +17,6 @@ from itertools import pairwise
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
-from hicache_ext.tree.key import pack_tokens
 from hicache_ext.tree.match import walk, walk_and_split, whole_pages
 from hicache_ext.tree.node import Node
 from hicache_ext.tree.pages import HOLE, checked_ids, foreign
@@ -31,7 +30,7 @@ Ids = list[list[int]]  # by component, one id per page
 def insert(
     state: TreeState, tokens: object, pages: Mapping[str, Sequence[int]], namespace: bytes
 ) -> InsertResult:
-    key = whole_pages(state, pack_tokens(tokens))
+    key = whole_pages(state, state.unit.key(tokens))
     num_pages = len(key) // state.page_bytes
     ids = _checked_pages(state, pages, num_pages)
     known = state.find_root(namespace)

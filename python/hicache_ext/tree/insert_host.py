@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
-from hicache_ext.tree.key import pack_tokens
 from hicache_ext.tree.match import walk, walk_and_split, whole_pages
 from hicache_ext.tree.node import Node
 from hicache_ext.tree.pages import checked_ids, foreign
@@ -24,7 +23,7 @@ def insert_host(
     state: TreeState, anchor_id: int, tokens: object, full_pages: Sequence[int]
 ) -> InsertHostResult:
     anchor = state.get(anchor_id)
-    key = whole_pages(state, pack_tokens(tokens))
+    key = whole_pages(state, state.unit.key(tokens))
     num_pages = len(key) // state.page_bytes
     ids = checked_ids(full_pages, f"insert_host, {state.base.name}", num_pages, lowest=0)
     _check_ownership(state, anchor, *walk(state, anchor, key), ids)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
 from hicache_ext.tree.components.base import VIEW_ALL, VIEW_ANY, VIEW_DEVICE
-from hicache_ext.tree.key import common_pages, pack_tokens
+from hicache_ext.tree.key import common_pages
 from hicache_ext.tree.node import Node
 from hicache_ext.tree.results import MatchResult
 from hicache_ext.tree.split import split
@@ -53,7 +53,7 @@ def walk_and_split(state: TreeState, start: Node, key: bytes) -> list[Node]:
 
 
 def match_prefix(state: TreeState, tokens: object, namespace: bytes) -> MatchResult:
-    key = whole_pages(state, pack_tokens(tokens))
+    key = whole_pages(state, state.unit.key(tokens))
     root = state.root(namespace)
     nodes = walk_and_split(state, root, key)
     gates = [component.gate() for component in state.components]

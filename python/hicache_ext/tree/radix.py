@@ -24,8 +24,9 @@ from hicache_ext.tree import read as _read
 from hicache_ext.tree import transfer as _transfer
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.digest import TokenHash
+from hicache_ext.tree.events import PageEvent, TreeEvents, snapshot
 from hicache_ext.tree.integrity import check_integrity
-from hicache_ext.tree.key import PageKeys
+from hicache_ext.tree.key import KeyUnit, PageKeys
 from hicache_ext.tree.results import (
     BackupPlan,
     EvictResult,
@@ -52,15 +53,25 @@ class RadixTree:
         *,
         page_keys: PageKeys = page_keys_py,
         token_hash: TokenHash = token_hash_py,
+        unit: KeyUnit = KeyUnit.TOKEN,
+        has_events: bool = False,
     ) -> None:
         """`page_size` in tokens; the first component is the base. LayoutError for values that
-        cannot be. `log` has the calls that change the tree; others may log there what is around
-        them.
+        cannot be. Calls take `tokens` as ints, or as bytes that pack() made. `log` has the calls
+        that change the tree; others may log there what is around them. `has_events`: somebody
+        takes them, see events.py.
         """
         if page_size <= 0:
             raise LayoutError(f"page_size={page_size}: a page has at least 1 token")
         self.log = OpLog()
-        self._state = TreeState(page_size, components, page_keys, token_hash, self.log)
+        events = TreeEvents() if has_events else None
+        self._state = TreeState(
+            page_size, components, page_keys, token_hash, self.log, unit, events
+        )
+
+    def pack(self, tokens: Sequence[int] | bytes | Any) -> bytes:
+        """Token ids, or u32-LE bytes of them, as the tree's keys: see KeyUnit."""
+        return self._state.unit.pack(tokens)
 
     # --- what is there ----------------------------------------------------------------------------
 
@@ -197,11 +208,31 @@ class RadixTree:
         self._state.guard()
         return _evict.clear(self._state, tier)
 
+    # --- events -----------------------------------------------------------------------------------
+
+    def take_events(self) -> list[PageEvent]:
+        """What became of base pages since the last call, oldest first; [] without `has_events`."""
+        state = self._state
+        if state.events is None:
+            return []
+        return state.events.take(list(state.roots.values()), state.base.idx)
+
+    def event_snapshot(self) -> list[PageEvent]:
+        """CLEARED and what the tree holds now, for one who listens from now on. Takes nothing."""
+        for node in self._state.nodes.values():
+            self._state.hash_path(node)
+        return snapshot(list(self._state.roots.values()), self._state.base.idx)
+
     # --- inspection -------------------------------------------------------------------------------
 
     @property
     def page_size(self) -> int:
         return self._state.page_size
+
+    @property
+    def unit(self) -> KeyUnit:
+        """What a position of a key is: a token, or a pair of tokens."""
+        return self._state.unit
 
     @property
     def components(self) -> tuple[Component, ...]:

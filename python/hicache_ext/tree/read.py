@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from hicache_ext.errors import TreeError
-from hicache_ext.keys import KEY_BYTES, namespace_seed
+from hicache_ext.keys import KEY_BYTES
 from hicache_ext.tier import Tier
 from hicache_ext.tree.lock import check_tier
-from hicache_ext.tree.node import Node, suffix
+from hicache_ext.tree.node import path, suffix
 from hicache_ext.tree.pages import HOLE
 from hicache_ext.tree.state import TreeState
 
@@ -30,19 +30,6 @@ def path_pages(
 
 def keys(state: TreeState, node_id: int) -> list[bytes]:
     node = state.get(node_id)
-    missing: list[Node] = []
-    nodes = suffix(node, node.end)
-    for part in nodes:  # bottom-up to the first that has them: the chain below starts there
-        if part.hashes is not None:
-            break
-        missing.append(part)
-    for part in reversed(missing):
-        above = part.parent
-        seed = namespace_seed(part.namespace) if above.is_root else _last_key(above)
-        part.hashes = b"".join(state.page_keys(part.key, state.page_size, seed))
-    chain = b"".join(part.hashes or b"" for part in reversed(nodes))
+    state.hash_path(node)
+    chain = b"".join(part.hashes or b"" for part in path(node))
     return [chain[i : i + KEY_BYTES] for i in range(0, len(chain), KEY_BYTES)]
-
-
-def _last_key(node: Node) -> bytes:
-    return (node.hashes or b"")[-KEY_BYTES:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hicache_ext.keys import TOKEN_BYTES
 from hicache_ext.tree.node import Node
 from hicache_ext.tree.state import TreeState
 
@@ -29,9 +28,11 @@ def show(state: TreeState) -> str:
 
 
 def _line(state: TreeState, node: Node) -> str:
-    words = memoryview(node.key[: _NUM_SHOWN_TOKENS * TOKEN_BYTES]).cast("I").tolist()
+    unit = state.unit
+    shown = memoryview(node.key[: _NUM_SHOWN_TOKENS * unit.num_bytes]).cast("I")
+    words = shown.tolist()[:: unit.num_words]
     tokens = " ".join(map(str, words))
-    more = " .." if len(node.key) > len(words) * TOKEN_BYTES else ""
+    more = " .." if len(node.key) > shown.nbytes else ""
     first, end = node.start * state.page_size, node.end * state.page_size
     text = f"#{node.id} tokens {first}..{end} [{tokens}{more}]"
     for component in state.components:

@@ -10,7 +10,7 @@ same pages.
 from __future__ import annotations
 
 from hicache_ext.errors import TreeError
-from hicache_ext.keys import KEY_BYTES, TOKEN_BYTES
+from hicache_ext.keys import KEY_BYTES
 from hicache_ext.tree.node import TIERS, Node
 from hicache_ext.tree.state import TreeState
 
@@ -21,7 +21,7 @@ def split(state: TreeState, node: Node, num_prefix_pages: int) -> Node:
         raise TreeError(
             f"node {node.id} has {node.num_pages} pages: cannot split at {num_prefix_pages}"
         )
-    cut = num_prefix_pages * state.page_size * TOKEN_BYTES
+    cut = num_prefix_pages * state.page_bytes
     prefix = state.add_child(node.parent, node.key[:cut])
     node.key = node.key[cut:]
     node.key_hash = None

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hicache_ext.errors import LayoutError, TreeError
-from hicache_ext.keys import TOKEN_BYTES
+from hicache_ext.keys import KEY_BYTES, namespace_seed
 from hicache_ext.oplog import OpLog
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.digest import StateDigest, TokenHash
-from hicache_ext.tree.key import PageKeys
+from hicache_ext.tree.events import TreeEvents
+from hicache_ext.tree.key import KeyUnit, PageKeys
 from hicache_ext.tree.node import TIERS, Node, Part, suffix
 from hicache_ext.tree.queue import EvictQueue
 from hicache_ext.tree.results import Receipt, TransferPlan
@@ -35,14 +36,18 @@ class TreeState:
         page_keys: PageKeys,
         token_hash: TokenHash,
         log: OpLog,
+        unit: KeyUnit,
+        events: TreeEvents | None,
     ) -> None:
         self.page_size = page_size
-        self.page_bytes = page_size * TOKEN_BYTES
+        self.unit = unit
+        self.page_bytes = page_size * unit.num_bytes
         self.components = _checked_components(components)
         self.base = self.components[0]
         self.page_keys = page_keys
         self.token_hash = token_hash
         self.log = log
+        self.events = events
         for idx, component in enumerate(self.components):
             component.bind(idx, page_size)
         self.roots: dict[bytes, Node] = {}
@@ -127,6 +132,18 @@ class TreeState:
             for queue in queues:
                 queue.forget(node)
 
+    def hash_path(self, node: Node) -> None:
+        """Compute the page keys of `node` and of those above that lack them; they are kept."""
+        missing: list[Node] = []
+        while not node.is_root and node.hashes is None:  # the chain above the first is complete
+            missing.append(node)
+            node = node.parent
+        page_words = self.page_size * self.unit.num_words
+        for node in reversed(missing):
+            above = node.parent
+            seed = namespace_seed(node.namespace) if above.is_root else _last_key(above)
+            node.hashes = b"".join(self.page_keys(node.key, page_words, seed))
+
     # --- pages ----------------------------------------------------------------------------------
 
     def attach(self, node: Node, component: Component, tier: Tier, pages: list[int]) -> None:
@@ -136,6 +153,9 @@ class TreeState:
         self.digest.changed(node)
         if component.is_base:
             node.parent.children_on[tier] += 1
+            if self.events is not None:
+                self.hash_path(node)
+                self.events.stored(node, tier)
 
     def detach(self, node: Node, component: Component, tier: Tier) -> list[int]:
         """The node gives its pages up, to the caller; [] if it has none there."""
@@ -148,6 +168,8 @@ class TreeState:
         self.digest.changed(node)
         if component.is_base:
             node.parent.children_on[tier] -= 1
+            if self.events is not None:
+                self.events.removed(node, tier)
         return pages
 
     def can_attach(self, node: Node, component: Component, tier: Tier) -> bool:
@@ -189,6 +211,10 @@ class TreeState:
             for queues in self.queues:
                 for queue in queues:
                     queue.refresh(node)
+
+
+def _last_key(node: Node) -> bytes:
+    return (node.hashes or b"")[-KEY_BYTES:]
 
 
 def _checked_components(components: Sequence[Component]) -> tuple[Component, ...]:
