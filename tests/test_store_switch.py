@@ -72,6 +72,31 @@ def test_what_is_in_flight_settles_first_and_what_comes_later_waits() -> None:
     ranks.close()
 
 
+def test_what_was_inserted_before_a_detach_is_written_to_the_store() -> None:
+    """Backups begin one after the other: those that had not begun came behind the switch."""
+    ranks = Ranks(2)
+    for start in (0, 1000, 2000):
+        ranks.each(lambda r, start=start: r.cache.release(prefill(r, 2, start)))
+    switch = ranks.each(lambda r: r.cache.detach_store())[0]
+    ranks.each(lambda r: r.cache.release(prefill(r, 2, 3000)))
+    for records in ranks.drain():
+        *before, detach, after = records
+        assert detach.op_id == switch and detach.outcome == Outcome.COMMITTED
+        assert [r.num_stored_pages for r in before] == [{"full": 2, "swa": 2}] * 3
+        assert after.num_stored_pages == {}
+    ranks.check_idle()
+    ranks.close()
+
+
+def test_close_under_a_switch_that_waits_for_backups() -> None:
+    rank = Rank(0, LocalGroup())
+    rank.cache.release(prefill(rank, 2))
+    rank.cache.detach_store()
+    rank.cache.close()
+    rank.check_ledger()
+    rank.close()
+
+
 def test_a_rank_without_a_store_to_attach_keeps_the_others_from_it() -> None:
     ranks = Ranks(2)
     switch_off(ranks)

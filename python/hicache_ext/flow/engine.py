@@ -23,6 +23,7 @@ from hicache_ext.flow import kinds
 from hicache_ext.flow.backup import BackupOp
 from hicache_ext.flow.op import Op, OpTable
 from hicache_ext.flow.record import Record
+from hicache_ext.flow.store_switch import StoreSwitch
 from hicache_ext.oplog import OpKind, OpLog
 
 logger = logging.getLogger("hicache_ext")
@@ -60,7 +61,8 @@ class FlowEngine:
         self._depth = depth
         self._deadline_s = deadline_s
         self._ops = OpTable(schema.num_slots)
-        self._backups: deque[BackupOp] = deque()
+        # Backups begin one after the other; a switch of the store comes after those before it.
+        self._backups: deque[BackupOp | StoreSwitch] = deque()
         self._copying: BackupOp | None = None
         self._published: deque[Published] = deque()
         self._may_apply = False
@@ -90,7 +92,10 @@ class FlowEngine:
     def add(self, op: Op) -> int:
         """Puts an op in line; returns its id."""
         self._log.add(kinds.OP, op.op_id, op.phase)
-        self._ops.add(op)
+        if isinstance(op, StoreSwitch) and self._backups:
+            self._backups.append(op)
+        else:
+            self._ops.add(op)
         return op.op_id
 
     def add_backup(self, op: BackupOp) -> None:
@@ -173,7 +178,9 @@ class FlowEngine:
     def _begin_backup(self) -> None:
         while self._backups and (self._copying is None or self._copying.in_tree):
             op = self._backups.popleft()
-            if op.begin(self.new_id()):
+            if isinstance(op, StoreSwitch):
+                self._ops.add(op)
+            elif op.begin(self.new_id()):
                 self._copying = op
                 self.add(op)
 
