@@ -84,6 +84,9 @@ class SimGroup:
             self._inner._pending.pop()
         self._num_collected = self.num_issued
 
+    def note(self, text: str) -> None:
+        """Nobody is told."""
+
     def close(self) -> None:
         self._inner.close()
         for rank in range(self.size):
