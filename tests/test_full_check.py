@@ -58,7 +58,10 @@ def test_arguments_results_and_state_are_in_words():
     tree.keys(2)
     assert "tree.keys(node=2) = 4 keys (hash " in last(tree)
     tree.begin_backup(2)
-    assert "tree.begin_backup(node=2) = BackupPlan 2 of node 2, then" in last(tree)
+    assert (
+        "tree.begin_backup(node=2, last=None, min_hits=0) = BackupPlan 2 of node 2, then"
+        in last(tree)
+    )
     tree.evict(Tier.DEVICE, {"full": 1})
     assert "= {device: {full: 0 pages, swa: 0 pages}, host: {" in last(tree)
     said = [tree.log.text(op) for op in range(tree.log.num_ops)]

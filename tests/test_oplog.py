@@ -81,7 +81,9 @@ def test_every_changing_call_of_the_tree_is_logged_in_words():
     said = words(tree)
     hashed = [text.split(" (hash ")[0] for text in said]
     assert hashed[:2] == ["first use of a namespace", "insert tokens=8"]
-    assert said[1].endswith("pages=(4, 2) -> node 2, 0 pages were present, (0, 0) come back")
+    assert said[1].endswith(
+        "pages=(4, 2) priority=0 -> node 2, 0 pages were present, (0, 0) come back"
+    )
     assert said[2].endswith("below 0 -> node 2, on the device 2, host 0, full 2")
     assert said[3:8] == [
         "lock node 2 on DEVICE, pages back (4, 2) -> receipt 0",

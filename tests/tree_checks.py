@@ -33,8 +33,10 @@ def compare(tree, model):
 
 
 def compare_page(tree, node, i, page, kinds):
-    for kind, part in zip(kinds, node.parts, strict=True):
-        held = [None if value is None else value[i] for value in part.pages]
+    assert (node.made_at, node.num_hits, node.priority) == (page.made, page.hits, page.priority)
+    for component, kind, part in zip(tree.components, kinds, node.parts, strict=True):
+        rows = [value and component.spread(value, node.num_pages) for value in part.pages]
+        held = [None if row is None or row[i] < 0 else row[i] for row in rows]
         where = f"node {node.id} page {i} {kind}"
         assert held == page.held[kind], f"{where}: tree {held}, model {page.held[kind]}"
         assert part.locks == page.locks[kind], f"{where}: {part.locks}, {page.locks[kind]}"

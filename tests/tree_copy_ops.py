@@ -37,11 +37,12 @@ def begin_copy(fuzz):
         return
     target = HOST if source == DEVICE else DEVICE
     name = "begin_backup" if source == DEVICE else "begin_load_back"
-    pages = {kind: fuzz.model.missing(end, kind, source, target) for kind in fuzz.kinds}
+    options = fuzz.backup_options(end) if source == DEVICE else {}
+    pages = {kind: fuzz.model.missing(end, kind, source, target, **options) for kind in fuzz.kinds}
     if None in pages.values():
         fuzz.refused(TreeError, lambda: getattr(fuzz.tree, name)(end.node_id))
         return
-    plans = tuple(getattr(tree, name)(end.node_id) for tree in (fuzz.tree, fuzz.twin))
+    plans = tuple(getattr(tree, name)(end.node_id, **options) for tree in (fuzz.tree, fuzz.twin))
     if not any(pages.values()):
         assert plans == (None, None)
         return
@@ -64,8 +65,10 @@ def pin(fuzz, end, pages, source):
     """What a plan locks: a backup all that it reads, a load-back what the end needs."""
     if source == HOST:
         return [fuzz.model.lock(end, tier) for tier in (DEVICE, HOST)]
-    chain = fuzz.model.chain(end)
-    reach = {kind: chain[pages[kind][0].depth - 1 :] if pages[kind] else [] for kind in fuzz.kinds}
+    chain, reach = fuzz.model.chain(end), {}
+    for kind in fuzz.kinds:
+        first = pages[kind] and fuzz.model.node_of(pages[kind][0])[0].depth - 1
+        reach[kind] = chain[first:] if pages[kind] else []
     return [fuzz.model.lock(end, DEVICE, {**reach, "full": chain})]
 
 

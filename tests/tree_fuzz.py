@@ -15,7 +15,7 @@ from tree_ops import OPS
 
 from hicache_ext.allocator import PageAllocator, PageState
 from hicache_ext.tier import Tier
-from hicache_ext.tree import Full, RadixTree, Swa
+from hicache_ext.tree import Full, HostPaths, Mamba, RadixTree, Strategy, Swa
 
 TIERS = (DEVICE, HOST)
 
@@ -30,8 +30,11 @@ class Fuzz:
         window_tokens = window and rng.randint(
             (window - 1) * self.page_size + 1, window * self.page_size
         )
-        self.tree, self.twin = (self.make_tree(window_tokens) for _ in range(2))
-        self.model = EvictingModel(window)
+        has_states, has_gaps = rng.random() < 0.4, rng.random() < 0.3
+        strategy = rng.choice([*Strategy])
+        policies = (window_tokens, has_states, strategy, has_gaps)
+        self.tree, self.twin = (self.make_tree(*policies) for _ in range(2))
+        self.model = EvictingModel(window, states=has_states, strategy=strategy, gaps=has_gaps)
         self.kinds = self.model.kinds
         self.pools = {}
         for kind in self.kinds:
@@ -49,9 +52,11 @@ class Fuzz:
         self.weights[0] = self.weights[1] = 8  # match and insert: without them nothing happens
         self.log = []
 
-    def make_tree(self, window_tokens):
-        parts = (Full(),) if window_tokens is None else (Full(), Swa(window_tokens))
-        return RadixTree(self.page_size, parts)
+    def make_tree(self, window_tokens, has_states, strategy, has_gaps):
+        swa = [] if window_tokens is None else [Swa(window_tokens)]
+        parts = [Full(), *swa, *([Mamba()] if has_states else [])]
+        paths = HostPaths.GAPS if has_gaps else HostPaths.WHOLE
+        return RadixTree(self.page_size, parts, strategy=strategy, host_paths=paths)
 
     def run(self, num_ops):
         for _ in range(num_ops):
@@ -112,6 +117,18 @@ class Fuzz:
         ends = [*self.model.ends(), *self.model.roots.values()]
         return self.rng.choice(ends) if ends else None
 
+    def backup_options(self, end):
+        """All of the path, or less: only nodes with hits, or the last pages where that is legal."""
+        rng = self.rng
+        style = rng.random()
+        if style < 0.2:
+            return {"min_hits": rng.randint(0, 4)}
+        last = rng.randint(0, end.depth)
+        first = self.model.whole_nodes(end, last)[:1]
+        above = first[0].parent if first else None
+        on_host = above is None or above.parent is None or above.held["full"][HOST] is not None
+        return {"last": last} if style > 0.6 and (on_host or self.model.gaps) else {}
+
     def alloc(self, kind, tier, count):
         """`count` pages, after an eviction if needed; None if they cannot be had."""
         pool = self.pools[kind, tier]
@@ -140,10 +157,11 @@ class Fuzz:
         self.after_evict(tier, result, freed)
 
     def after_evict(self, tier, result, freed):
-        other = result.on(Tier(1 - tier))
-        assert not any(other.values()), other
+        other, lost = result.on(Tier(1 - tier)), self.model.lost
         for kind in self.kinds:
+            assert sorted(other[kind]) == sorted(lost[kind])
             self.pools[kind, tier].free(freed[kind])
+            self.pools[kind, 1 - tier].free(lost[kind])
 
     def refused(self, error, call):
         """`call` raises and nothing has changed."""

@@ -6,6 +6,8 @@ page id or None, per kind and tier; a lock is the list of the very pages that it
 Whatever the tree keeps per node is checked against this page by page.
 """
 
+from itertools import pairwise
+
 DEVICE, HOST = 0, 1
 
 
@@ -20,15 +22,20 @@ class Page:
         self.children = {}  # by the bytes of the page's tokens
         self.held = {kind: [None, None] for kind in kinds}
         self.locks = {kind: [0, 0] for kind in kinds}
-        self.used = {kind: clock for kind in kinds}
+        self.used = {kind: 0 for kind in kinds}
+        self.made = clock
+        self.hits = self.priority = 0
 
 
 class Model:
-    """`window_pages` None: FULL alone."""
+    """`window_pages` None: no SWA. `gaps`: host pages may lie below a parent that has none."""
 
-    def __init__(self, window_pages=None):
+    def __init__(self, window_pages=None, *, states=False, strategy="lru", gaps=False):
         self.window_pages = window_pages
-        self.kinds = ("full",) if window_pages is None else ("full", "swa")
+        swa = () if window_pages is None else ("swa",)
+        self.kinds = ("full", *swa, *(("mamba",) if states else ()))
+        self.strategy = strategy
+        self.gaps = gaps
         self.roots = {}
         self.clock = 0
 
@@ -68,10 +75,31 @@ class Model:
             found.insert(0, found[0].parent)
         return found
 
+    def node_of(self, page):
+        """The pages of the node that `page` lies in."""
+        while not page.cut:
+            (page,) = page.children.values()
+        return self.node(page)
+
+    def need(self, kind, end):
+        """How many pages back from `end` an end there needs."""
+        return {"full": end.depth, "swa": self.window_pages, "mamba": 1}[kind]
+
     def reach(self, kind, end):
-        """What an end at `end` needs: its chain, or whole nodes that cover the window."""
-        chain = self.chain(end)
-        return chain if kind == "full" else self.whole_nodes(end, self.window_pages)
+        """What an end at `end` needs, in whole nodes."""
+        return self.whole_nodes(end, self.need(kind, end))
+
+    def places(self, kind, pages):
+        """Those of the pages at which `kind` may hold something: a state lies at a node's end."""
+        return [page for page in pages if page.cut or kind != "mamba"]
+
+    def path_ends(self, end):
+        """The ends of the nodes on the path to `end`, root-first."""
+        return [page for page in self.chain(end) if page.cut]
+
+    def hit(self, end):
+        for page in self.chain(end):
+            page.hits += 1
 
     def whole_nodes(self, end, num_pages):
         """The nodes that cover the last `num_pages` pages before the end of `end`, as pages."""
@@ -107,7 +135,7 @@ class Model:
     def satisfied(self, chain, tiers):
         """Whether a match may end at the end of `chain`, pages on any of `tiers` counting."""
         for kind in self.kinds:
-            run = chain if kind == "full" else chain[-self.window_pages :]
+            run = chain[-self.need(kind, chain[-1]) :]
             if any(all(page.held[kind][tier] is None for tier in tiers) for page in run):
                 return False
         return True
@@ -127,6 +155,7 @@ class Model:
             host = host.parent
         self.clock += 1
         self.touch(best)
+        self.hit(best)
         return best, device, host, path[-1] if path else root
 
     def lock(self, end, tier, reach=None):
@@ -142,38 +171,53 @@ class Model:
 
     # --- pages in ---------------------------------------------------------------------------------
 
-    def insert(self, keys, ids, namespace):
+    def insert(self, keys, ids, namespace, priority=0):
         """`ids` by kind, one per key, -1 for none. Returns (end, present, released)."""
         root = self.root(namespace)
         self.clock += 1
         path = self.cut_path(root, keys)
         present = sum(page.held["full"][DEVICE] is not None for page in path)
-        known = len(path)
-        for key in keys[known:]:
-            parent = path[-1] if path else root
-            parent.children[key] = Page(parent, parent.depth + 1, self.clock, self.kinds)
-            path.append(parent.children[key])
+        self.grow(root, path, keys)
         if path:
             path[-1].cut = True
-        for kind in self.kinds:  # a node has pages for all of its tokens or for none
-            for i in range(1, len(path)):
-                lacks = (
-                    path[i].held[kind][DEVICE] is None and path[i - 1].held[kind][DEVICE] is None
-                )
-                if lacks and (ids[kind][i] < 0) != (ids[kind][i - 1] < 0):
-                    path[i - 1].cut = True
+            for page in self.cuts(path, ids):
+                page.cut = True
         released = {kind: [] for kind in self.kinds}
         for i, page in enumerate(path):
             for kind in self.kinds:
                 self.give(page, kind, DEVICE, ids[kind][i], released[kind])
         self.touch(path[-1] if path else root)
+        for page in path:
+            page.hits = max(page.hits, 1)
+            page.priority = max(page.priority, priority)
         return path[-1] if path else root, present, released
+
+    def grow(self, start, path, keys):
+        """Make the pages of `keys` that `path`, below `start`, lacks."""
+        for key in keys[len(path) :]:
+            parent = path[-1] if path else start
+            parent.children[key] = Page(parent, parent.depth + 1, self.clock, self.kinds)
+            path.append(parent.children[key])
+
+    def cuts(self, path, ids):
+        """Where nodes must end so that each holds of every kind what it is given, or nothing."""
+        found = []
+        for end in self.path_ends(path[-1]):
+            node = self.node(end)
+            for kind in self.kinds:
+                if end.held[kind][DEVICE] is not None:
+                    continue  # it keeps what it has
+                for page, below in pairwise(node):
+                    here, there = ids[kind][page.depth - 1], ids[kind][below.depth - 1]
+                    if here >= 0 if kind == "mamba" else (here < 0) != (there < 0):
+                        found.append(page)
+        return found
 
     def give(self, page, kind, tier, page_id, released):
         """Keep `page_id` if there is none, release it if there is another."""
         if page_id < 0:
             return
-        if page.held[kind][tier] is None:
+        if page.held[kind][tier] is None and self.places(kind, [page]):
             page.held[kind][tier] = page_id
         elif page.held[kind][tier] != page_id:
             released.append(page_id)
@@ -181,14 +225,12 @@ class Model:
     def insert_host(self, anchor, keys, ids):
         """Returns (end or None, present, released)."""
         self.clock += 1
-        if anchor.parent and anchor.held["full"][HOST] is None:
+        if anchor.parent and anchor.held["full"][HOST] is None and not self.gaps:
             return None, 0, list(ids)
         path = self.cut_path(anchor, keys)
-        present = sum(page.held["full"][HOST] is not None for page in path)
-        for key in keys[len(path) :]:
-            parent = path[-1] if path else anchor
-            parent.children[key] = Page(parent, parent.depth + 1, self.clock, self.kinds)
-            path.append(parent.children[key])
+        held = [page.held["full"][HOST] is not None for page in path]
+        present = [*held, False].index(False)
+        self.grow(anchor, path, keys)
         released = []
         for page, page_id in zip(path, ids, strict=True):
             self.give(page, "full", HOST, page_id, released)
@@ -197,7 +239,7 @@ class Model:
         self.touch(end)
         return end, present, released
 
-    def window(self, anchor, end, ids):
+    def window(self, anchor, end, ids, kind="swa"):
         """Commit `ids` right-aligned at `end`; returns (attached, released)."""
         self.clock += 1
         chain = self.chain(end)
@@ -206,12 +248,15 @@ class Model:
             position = len(chain) - len(ids) + offset
             page = chain[position] if position >= anchor.depth else None
             no_base = bool(end.parent) and end.held["full"][HOST] is None
-            if page is None or no_base or page.held["swa"][HOST] is not None:
+            if page is None or no_base or page.held["full"][HOST] is None:
                 released.append(page_id)
                 continue
-            if not attached and page.parent.parent and page.parent.held["swa"][HOST] is None:
+            if page.held[kind][HOST] is not None or not self.places(kind, [page]):
+                released.append(page_id)
+                continue
+            if kind == "swa" and not attached and page.parent.parent:
                 page.parent.cut = True  # the node is divided where the window begins
-            page.held["swa"][HOST] = page_id
+            page.held[kind][HOST] = page_id
             attached.append(page_id)
         if attached:
             self.touch(end)
@@ -219,11 +264,16 @@ class Model:
 
     # --- between the tiers ------------------------------------------------------------------------
 
-    def missing(self, end, kind, source, target):
+    def missing(self, end, kind, source, target, last=None, min_hits=0):
         """The pages that a copy from `source` to `target` is for, or None if one is on neither
         tier.
         """
-        pages = self.chain(end) if source == DEVICE else self.reach(kind, end)
+        if source == HOST:
+            pages = self.reach(kind, end)
+        else:
+            pages = self.chain(end) if last is None else self.whole_nodes(end, last)
+            pages = [page for page in pages if page.hits >= min_hits]
+        pages = self.places(kind, pages)
         lacking = [page for page in pages if page.held[kind][target] is None]
         if source == HOST and any(page.held[kind][HOST] is None for page in lacking):
             return None
@@ -235,7 +285,8 @@ class Model:
         for kind in self.kinds:
             for page, page_id in zip(plan[kind], ids[kind], strict=True):
                 above = page.parent if kind == "full" else page
-                fits = above.parent is None or above.held["full"][target] is not None
+                gap = self.gaps and kind == "full" and target == HOST
+                fits = above.parent is None or above.held["full"][target] is not None or gap
                 if page.held[kind][target] is None and fits:
                     page.held[kind][target] = page_id
                 else:

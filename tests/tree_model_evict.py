@@ -28,21 +28,54 @@ class EvictingModel(Model):
         other = HOST if tier == DEVICE else DEVICE
         if end.held["full"][other] is not None:
             return tier == DEVICE
-        return not end.locks["full"][other] and not end.children
+        return not end.locks["full"][other]
 
     def is_victim(self, end, kind, tier):
         if kind == "full":
             return self.is_leaf(end, tier)
         on_device = tier == HOST and end.held[kind][DEVICE] is not None
-        return end.held[kind][tier] is not None and not end.locks[kind][tier] and not on_device
+        locked = any(end.locks[taken][tier] for taken in self.taken_with(kind))
+        return end.held[kind][tier] is not None and not locked and not on_device
+
+    def taken_with(self, kind):
+        """`kind` and those that cannot be without it."""
+        return {"full": self.kinds, "swa": [k for k in self.kinds if k != "full"]}.get(kind, [kind])
+
+    def coldness(self, kind, end):
+        """Pages that no end has needed yet go first, then by the strategy; of one path the deepest
+        base, but the outermost window.
+        """
+        value = {
+            "lru": 0,
+            "lfu": end.hits,
+            "slru": end.hits >= 2,
+            "fifo": end.made,
+            "priority": end.priority,
+        }[self.strategy]
+        depth = -end.depth if kind == "full" else end.depth
+        return end.used[kind] > 0, value, end.used[kind], end.made, depth
+
+    def victims(self, kind, tier):
+        """All of them as they are now, the next one first."""
+        ends = [end for end in self.ends() if self.is_victim(end, kind, tier)]
+        return sorted(ends, key=lambda end: self.coldness(kind, end))
 
     def next_victim(self, kind, tier):
-        """Least recently used first; of one path the deepest base, but the outermost window."""
-        sign = -1 if kind == "full" else 1
-        ends = [end for end in self.ends() if self.is_victim(end, kind, tier)]
-        return min(ends, key=lambda end: (end.used[kind], sign * end.depth), default=None)
+        return next(iter(self.victims(kind, tier)), None)
+
+    def coldest(self, kind, tier, num_pages):
+        """The next victims until they have so many pages."""
+        found = []
+        for end in self.victims(kind, tier):
+            if num_pages <= 0:
+                break
+            found.append(end)
+            num_pages -= sum(page.held[kind][tier] is not None for page in self.node(end))
+        return found
 
     def evict(self, tier, wanted):
+        """Page ids given up on `tier`, by kind; `lost` has those that the host lost with them."""
+        self.lost = {kind: [] for kind in self.kinds}
         freed = {kind: [] for kind in self.kinds}
         for kind in self.kinds:
             while len(freed[kind]) < wanted.get(kind, 0):
@@ -50,7 +83,8 @@ class EvictingModel(Model):
                 if victim is None:
                     break
                 if not self.is_leaf(victim, tier):
-                    self.take(victim, kind, tier, freed)
+                    for taken in self.taken_with(kind):
+                        self.take(victim, taken, tier, freed)
                     continue
                 above = self.take_leaf(victim, tier, freed)
                 while above.parent and self.is_dead_end(above) and self.is_leaf(above, tier):
@@ -74,11 +108,21 @@ class EvictingModel(Model):
             self.take(end, kind, tier, freed)
         above = pages[0].parent
         if end.held["full"] == [None, None]:
+            for page in self.all_below(end):
+                for kind in self.kinds:
+                    self.lost[kind] += [i for i in page.held[kind] if i is not None]
             above.children = {k: page for k, page in above.children.items() if page is not pages[0]}
         return above
 
+    def all_below(self, page):
+        found = list(page.children.values())
+        for inner in found:  # grows while it is read
+            found.extend(inner.children.values())
+        return found
+
     def clear(self, tier):
         """Free all that may go, until nothing more does."""
+        self.lost = {kind: [] for kind in self.kinds}
         freed = {kind: [] for kind in self.kinds}
         changed = True
         while changed:
@@ -88,7 +132,7 @@ class EvictingModel(Model):
     def clear_node(self, end: Page, tier, freed):
         before = sum(map(len, freed.values()))
         for kind in self.kinds[1:]:
-            if not end.locks[kind][tier]:
+            if not any(end.locks[taken][tier] for taken in self.taken_with(kind)):
                 self.take(end, kind, tier, freed)
         locked = end.held["full"][tier] is None or end.locks["full"][tier]
         has_child = any(c.held["full"][tier] is not None for c in end.children.values())

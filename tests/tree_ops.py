@@ -70,6 +70,8 @@ def insert(fuzz):
     wanted = {"full": [True] * len(keys)}
     if "swa" in fuzz.kinds:
         wanted["swa"] = holes(fuzz, len(keys))
+    if "mamba" in fuzz.kinds:
+        wanted["mamba"] = [fuzz.rng.random() < (0.8 if key is keys[-1] else 0.3) for key in keys]
     ids = {}
     for kind in fuzz.kinds:
         held = [page.held[kind][DEVICE] for page in known] + [None] * (len(keys) - len(known))
@@ -79,8 +81,9 @@ def insert(fuzz):
         ]
         unused = [page for page in fresh[kind] if page not in ids[kind]]
         fuzz.pools[kind, DEVICE].free(unused)
-    result = fuzz.both("insert", tokens, ids, namespace)
-    end, present, released = fuzz.model.insert(keys, ids, namespace)
+    priority = fuzz.rng.choice((0, 0, 1, -3))
+    result = fuzz.both("insert", tokens, ids, namespace, priority)
+    end, present, released = fuzz.model.insert(keys, ids, namespace, priority)
     assert result.released == released
     assert result.num_tokens == len(keys) * fuzz.page_size == end.depth * fuzz.page_size
     assert result.num_present_tokens == present * fuzz.page_size
@@ -122,6 +125,14 @@ def evict(fuzz):
     fuzz.evict(fuzz.rng.choice((DEVICE, HOST)), {kind: fuzz.rng.randint(0, 9) for kind in kinds})
 
 
+@op(1)
+def coldest(fuzz):
+    kind, tier = fuzz.rng.choice(fuzz.kinds), fuzz.rng.choice((DEVICE, HOST))
+    count = fuzz.rng.randint(0, 9)
+    nodes = fuzz.both("coldest", Tier(tier), kind, count)
+    assert nodes == [end.node_id for end in fuzz.model.coldest(kind, tier, count)]
+
+
 @op(0.2)
 def clear(fuzz):
     fuzz.clear(fuzz.rng.choice((DEVICE, HOST)))
@@ -154,7 +165,7 @@ def prefetch(fuzz):
         assert result.total_tokens == len(span) * fuzz.page_size
         fuzz.settle("full", HOST, ids, released)
         fuzz.verify()
-    if "swa" in fuzz.kinds and end is not None and fuzz.rng.random() < 0.8:
+    if end is not None and fuzz.rng.random() < 0.8:
         window_at(fuzz, anchor, end)
     for tree, receipt in zip((fuzz.tree, fuzz.twin), hold, strict=True):
         tree.unlock(receipt)
@@ -165,7 +176,7 @@ def prefetch(fuzz):
 def window(fuzz):
     """A window anywhere."""
     end = fuzz.any_end()
-    if end is None or "swa" not in fuzz.kinds:
+    if end is None:
         return
     above = [page for page in fuzz.model.chain(end) if page.cut]
     root = above[0] if above else end
@@ -175,19 +186,24 @@ def window(fuzz):
 
 
 def window_at(fuzz, anchor, end):
+    kinds = [kind for kind in fuzz.kinds if kind != "full"]
+    if not kinds:
+        return
+    kind = fuzz.rng.choice(kinds)
     # The flow holds its nodes while it takes memory for the window.
     hold = [[tree.lock(end.node_id, Tier.HOST), tree] for tree in (fuzz.tree, fuzz.twin)]
     counted = fuzz.model.lock(end, HOST)
-    ids = fuzz.alloc("swa", HOST, fuzz.rng.randint(0, fuzz.model.window_pages + 2))
+    most = 1 if kind == "mamba" else fuzz.model.window_pages + 2
+    ids = fuzz.alloc(kind, HOST, fuzz.rng.randint(0, most))
     if ids is not None:
-        run_window(fuzz, anchor, end, ids)
+        run_window(fuzz, kind, anchor, end, ids)
     for receipt, tree in hold:
         tree.unlock(receipt)
     fuzz.model.unlock(counted)
 
 
-def run_window(fuzz, anchor, end, ids):
-    args = ("swa", anchor.node_id, end.node_id, ids)
+def run_window(fuzz, kind, anchor, end, ids):
+    args = (kind, anchor.node_id, end.node_id, ids)
     outcome = fuzz.rng.choice(("commit", "commit", "unstaged", "staged", "raise"))
     if outcome != "commit":  # the twin does not even open it: a rollback leaves no trace
         try:
@@ -200,18 +216,18 @@ def run_window(fuzz, anchor, end, ids):
         except KeyError:
             pass
         assert (txn.result.attached, txn.result.released) == ([], ids)
-        fuzz.pools["swa", HOST].free(ids)
+        fuzz.pools[kind, HOST].free(ids)
         return
     results = []
     for tree in (fuzz.tree, fuzz.twin):
         with tree.window(*args) as txn:
             txn.stage()
             results.append(txn.commit())
-    attached, released = fuzz.model.window(anchor, end, ids)
+    attached, released = fuzz.model.window(anchor, end, ids, kind)
     assert results[0] == results[1]
     assert (results[0].attached, results[0].released) == (attached, released)
     assert sorted(attached + released) == sorted(ids)
-    fuzz.settle("swa", HOST, ids, released)
+    fuzz.settle(kind, HOST, ids, released)
 
 
 @op(1)
@@ -229,6 +245,8 @@ def bad_call(fuzz):
         lambda: tree.match_prefix([*tokens, 1 << 32], namespace),
         lambda: tree.insert(tokens, {"full": [1] * (len(keys) + 1)}, namespace),
         lambda: tree.insert(tokens, {"swa": [-1] * len(keys)}, namespace),
+        lambda: tree.insert(tokens, {"full": [0] * len(keys)}, namespace, "high"),
+        lambda: tree.coldest(Tier.HOST, "full", -1),
         lambda: tree.evict(Tier.DEVICE, {"full": -1}),
         lambda: tree.window("full", 0, 0, []).__enter__(),
     ]

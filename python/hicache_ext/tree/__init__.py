@@ -2,13 +2,14 @@
 operation.
 """
 
-from hicache_ext.tree.components import Component, Full, Swa
+from hicache_ext.tree.components import Component, Full, Mamba, Swa
 from hicache_ext.tree.events import EventKind, PageEvent
 from hicache_ext.tree.key import KeyUnit, pack_tokens
 from hicache_ext.tree.radix import RadixTree
 from hicache_ext.tree.results import (
     BackupPlan,
     EvictResult,
+    HostPaths,
     InsertHostResult,
     InsertResult,
     LoadBackPlan,
@@ -17,6 +18,7 @@ from hicache_ext.tree.results import (
     Span,
     WindowResult,
 )
+from hicache_ext.tree.strategy import Strategy
 from hicache_ext.tree.window import WindowTxn
 
 __all__ = [
@@ -25,15 +27,18 @@ __all__ = [
     "EventKind",
     "EvictResult",
     "Full",
+    "HostPaths",
     "InsertHostResult",
     "InsertResult",
     "KeyUnit",
     "LoadBackPlan",
+    "Mamba",
     "MatchResult",
     "PageEvent",
     "RadixTree",
     "Receipt",
     "Span",
+    "Strategy",
     "Swa",
     "WindowResult",
     "WindowTxn",

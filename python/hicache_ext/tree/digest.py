@@ -6,7 +6,8 @@ A sum knows no order, and what changes is taken out of it and put in anew, so a 
 O(what changed since the last one). The hash is that of tuples of ints, see oplog.py.
 
 Covered: ids, parents, depths and tokens; on which tiers each component has pages; lock counts;
-logical clocks, which are the order of eviction; receipts, plans and the ids that come next.
+logical clocks, hits and priorities, which are the order of eviction; receipts, plans and the ids
+that come next.
 Left out: page ids, which are each rank's own; page keys and eviction queues, which follow from
 what is covered; the order of children, which decides nothing but the order of freed ids.
 """
@@ -77,6 +78,7 @@ def _combine(state: TreeState, total: int) -> int:
 
 def _hash_of_node(node: Node, key_hash: int) -> int:
     fields = [node.id, node.parent.id, node.end, key_hash]
+    fields += node.made_at, node.num_hits, node.priority
     for part in node.parts:
         device, host = part.pages
         num_device = -1 if device is None else len(device)

@@ -1,6 +1,7 @@
 """Eviction. Victims come from the queues, oldest first; what goes with one is decided here.
 
     DEVICE, base    a leaf of the device, with its windows: demoted if the host has it, else deleted
+                    with what the host has below it (only HostPaths.GAPS allows anything there)
     DEVICE, window  at such a leaf: the whole leaf; inside the tree: the window, leaving a tombstone
     HOST, base      a leaf that is on the host only: deleted
     HOST, window    the same two cases; never while the window is on the device as well
@@ -11,7 +12,7 @@ below, so it goes as well, and so on upwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
@@ -51,11 +52,19 @@ def evict(state: TreeState, tier: Tier, num_pages: Mapping[str, int]) -> EvictRe
     return result
 
 
+def coldest(state: TreeState, tier: Tier, component_name: str, num_pages: int) -> list[int]:
+    component = state.component(component_name)
+    if num_pages < 0:
+        raise TreeError(f"the coldest {num_pages} pages of {component_name!r}")
+    queue = state.queues[component.idx][check_tier(tier)]
+    return [node.id for node in queue.coldest(num_pages)]
+
+
 def clear(state: TreeState, tier: Tier) -> EvictResult:
     """Give up all that is not locked on `tier`, host copies of pages on the device included."""
     tier = check_tier(tier)
     result = new_result(state)
-    for node in _bottom_up(state):
+    for node in _bottom_up(state.nodes.values()):
         for component in reversed(state.components):
             if node.parts[component.idx].pages[tier] is None:
                 continue
@@ -79,17 +88,12 @@ def _clear_base(state: TreeState, node: Node, tier: Tier, result: EvictResult) -
         drop(state, node, state.base, tier, result)
     elif can_drop_base(node, tier, state.components):
         drop(state, node, state.base, tier, result)
-        state.remove(node)
+        _delete(state, node, result)
 
 
-def _bottom_up(state: TreeState) -> list[Node]:
-    nodes: list[Node] = []
-    stack = list(state.roots.values())
-    while stack:
-        node = stack.pop()
-        nodes.append(node)
-        stack.extend(node.children.values())
-    return [node for node in reversed(nodes) if not node.is_root]
+def _bottom_up(nodes: Iterable[Node]) -> list[Node]:
+    """The deepest first; the same order on every rank."""
+    return sorted((n for n in nodes if not n.is_root), key=lambda n: (-n.end, n.id))
 
 
 def evict_victim(
@@ -111,10 +115,20 @@ def _evict_leaf(state: TreeState, node: Node, tier: Tier, result: EvictResult) -
     """Give up all of a leaf's pages on `tier`, and the node if that was all it had."""
     drop(state, node, state.base, tier, result)
     if all(node.parts[state.base.idx].pages[t] is None for t in TIERS):
-        state.remove(node)
+        _delete(state, node, result)
     else:
         state.refresh(node)
     state.refresh(node.parent)
+
+
+def _delete(state: TreeState, node: Node, result: EvictResult) -> None:
+    """Take `node`, which has no pages left, out of the tree, with what the host has below it."""
+    below = [node]
+    for above in below:  # grows while it is read
+        below.extend(above.children.values())
+    for lost in _bottom_up(below):
+        drop(state, lost, state.base, Tier.HOST, result)
+        state.remove(lost)
 
 
 def _is_dead_end(state: TreeState, node: Node) -> bool:

@@ -11,6 +11,7 @@ Everything is checked before anything is changed.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -18,21 +19,27 @@ from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
 from hicache_ext.tree.match import walk, walk_and_split, whole_pages
-from hicache_ext.tree.node import Node
+from hicache_ext.tree.node import Node, path
 from hicache_ext.tree.pages import HOLE, checked_ids, foreign
 from hicache_ext.tree.results import InsertResult
 from hicache_ext.tree.split import split
 from hicache_ext.tree.state import TreeState
 
 Ids = list[list[int]]  # by component, one id per page
+_PRIORITY_LIMIT = 1 << 31
 
 
 def insert(
-    state: TreeState, tokens: object, pages: Mapping[str, Sequence[int]], namespace: bytes
+    state: TreeState,
+    tokens: object,
+    pages: Mapping[str, Sequence[int]],
+    namespace: bytes,
+    priority: int,
 ) -> InsertResult:
     key = whole_pages(state, state.unit.key(tokens))
     num_pages = len(key) // state.page_bytes
     ids = _checked_pages(state, pages, num_pages)
+    priority = _checked_priority(priority)
     known = state.find_root(namespace)
     _check_ownership(state, *(walk(state, known, key) if known else ([], 0)), ids)
 
@@ -52,10 +59,13 @@ def insert(
         _overlay(state, last, ids, released)
         state.refresh(last)
     state.touch(last)
+    for used in path(last):
+        used.num_hits = max(used.num_hits, 1)
+        used.priority = max(used.priority, priority)
     size = state.page_size
     num_given = tuple(num_pages - row.count(HOLE) for row in ids)
     num_released = tuple(len(released[component.name]) for component in state.components)
-    outcome = num_given, last.id, num_present, num_released
+    outcome = num_given, priority, last.id, num_present, num_released
     state.log.add(kinds.INSERT, num_pages * size, state.token_hash(key), *outcome)
     return InsertResult(last.id, num_pages * size, num_present * size, released)
 
@@ -73,6 +83,16 @@ def _checked_pages(state: TreeState, pages: Mapping[str, Sequence[int]], num_pag
         given = pages.get(component.name, [HOLE] * num_pages)
         ids.append(checked_ids(given, what, num_pages, lowest=lowest))
     return ids
+
+
+def _checked_priority(priority: int) -> int:
+    try:
+        value = operator.index(priority)
+    except TypeError:
+        value = _PRIORITY_LIMIT
+    if not -_PRIORITY_LIMIT <= value < _PRIORITY_LIMIT:
+        raise TreeError(f"priority {priority!r} is no 32-bit integer")
+    return value
 
 
 def _check_ownership(state: TreeState, nodes: list[Node], matched: int, ids: Ids) -> None:

@@ -31,7 +31,7 @@ def insert_host(
     state.tick()
     total = num_pages * state.page_size
     given = anchor.id, total, state.token_hash(key)
-    if not anchor.is_root and anchor.parts[state.base.idx].pages[Tier.HOST] is None:
+    if not state.can_hang_on_host(anchor):
         # Host pages below a parent without would be a hole in every later restore of the path.
         state.log.add(kinds.DROPPED, *given)
         return InsertHostResult(None, total, 0, ids)
@@ -46,7 +46,8 @@ def insert_host(
             state.refresh(node)
         else:
             released.extend(foreign(run, held))
-            num_present = node.end - start
+            if num_present == node.start - start:
+                num_present = node.end - start
         last = node
     tail = key[(last.end - start) * state.page_bytes :]
     if tail:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from hicache_ext.errors import TreeError
 from hicache_ext.keys import KEY_BYTES
+from hicache_ext.tier import Tier
 from hicache_ext.tree.node import TIERS, Node, suffix
+from hicache_ext.tree.results import HostPaths
 from hicache_ext.tree.state import TreeState
 
 
@@ -65,7 +67,9 @@ def _has_base(state: TreeState, node: Node, tier: int) -> bool:
 def _residency(state: TreeState, node: Node) -> Iterator[str]:
     for tier, law in zip(TIERS, ("I1", "I2"), strict=True):
         has_base = _has_base(state, node, tier)
-        if has_base and not node.parent.is_root and not _has_base(state, node.parent, tier):
+        may_miss = tier == Tier.HOST and state.host_paths is HostPaths.GAPS
+        is_below = not node.parent.is_root and not may_miss
+        if has_base and is_below and not _has_base(state, node.parent, tier):
             yield f"base on {tier.name}, but not at its parent {node.parent.id} ({law})"
         for component in state.components:
             part = node.parts[component.idx]

@@ -9,7 +9,8 @@ MATCH = OpKind(
 LOCK = OpKind("lock node {} on {.name}, pages back {} -> receipt {}")
 UNLOCK = OpKind("unlock receipt {}")
 INSERT = OpKind(
-    "insert tokens={} (hash {:x}) pages={} -> node {}, {} pages were present, {} come back"
+    "insert tokens={} (hash {:x}) pages={} priority={} -> node {}, {} pages were present, "
+    "{} come back"
 )
 INSERT_HOST = OpKind(
     "insert_host below {} tokens={} (hash {:x}) -> node {}, {} pages were present, {} come back"

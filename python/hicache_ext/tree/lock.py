@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
-from hicache_ext.tree.node import TIERS, Node, suffix
+from hicache_ext.tree.node import TIERS, Node, covered_pages, suffix
 from hicache_ext.tree.results import Receipt
 from hicache_ext.tree.state import TreeState
 
@@ -63,9 +63,7 @@ def lock(
 ) -> Receipt:
     """Lock what an end at the node needs, or so many pages back from it, rounded up to nodes."""
     node = state.get(node_id)
-    reach = [component.reach(node) for component in state.components]
-    if num_pages is not None:
-        reach = _whole_nodes(state, node, num_pages)
+    reach = state.reach(node) if num_pages is None else _whole_nodes(state, node, num_pages)
     receipt = acquire(state, node, check_tier(tier), reach)
     state.log.add(kinds.LOCK, node.id, receipt.tier, receipt.num_pages, receipt.id)
     return receipt
@@ -84,7 +82,6 @@ def _whole_nodes(state: TreeState, node: Node, num_pages: Mapping[str, int]) -> 
             raise TreeError(
                 f"lock of {count} {name} pages back from node {node.id}, {node.end} pages deep"
             )
-        covered = suffix(node, count)
-        reach[state.component(name).idx] = sum(part.num_pages for part in covered)
+        reach[state.component(name).idx] = covered_pages(node, count)
     reach[state.base.idx] = node.end  # what lies on the path must not vanish
     return reach

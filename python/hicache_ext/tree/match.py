@@ -13,7 +13,7 @@ from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
 from hicache_ext.tree.components.base import VIEW_ALL, VIEW_ANY, VIEW_DEVICE
 from hicache_ext.tree.key import common_pages
-from hicache_ext.tree.node import Node
+from hicache_ext.tree.node import Node, path
 from hicache_ext.tree.results import MatchResult
 from hicache_ext.tree.split import split
 from hicache_ext.tree.state import TreeState
@@ -72,6 +72,8 @@ def match_prefix(state: TreeState, tokens: object, namespace: bytes) -> MatchRes
     deepest = nodes[-1] if nodes else root
     state.tick()
     state.touch(best)
+    for used in path(best):
+        used.num_hits += 1
     size = state.page_size
     asked = len(key) // state.page_bytes * size, state.token_hash(key), root.id
     state.log.add(kinds.MATCH, *asked, best.id, device_best.id, host.id, deepest.id)

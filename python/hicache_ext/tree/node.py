@@ -14,14 +14,14 @@ class Part:
 
     __slots__ = ("locks", "pages", "queued", "used_at")
 
-    def __init__(self, used_at: int) -> None:
+    def __init__(self) -> None:
         self.pages: list[list[int] | None] = [None, None]  # by tier; the whole node's value or None
         self.locks: list[int] = [0, 0]  # by tier; a lock also counts where there is no page
         self.queued: list[bool] = [
             False,
             False,
         ]  # by tier; whether an eviction queue knows the node
-        self.used_at = used_at  # logical clock of the last use
+        self.used_at = 0  # logical clock of the last end point that needed it; 0: none has yet
 
 
 class Node:
@@ -41,13 +41,22 @@ class Node:
         "id",
         "key",
         "key_hash",
+        "made_at",
         "namespace",
+        "num_hits",
         "parent",
         "parts",
+        "priority",
     )
 
     def __init__(
-        self, node_id: int, parent: Node | None, key: bytes, end: int, parts: list[Part]
+        self,
+        node_id: int,
+        parent: Node | None,
+        key: bytes,
+        end: int,
+        parts: list[Part],
+        made_at: int,
     ) -> None:
         self.id = node_id
         self.parent: Node = self if parent is None else parent
@@ -58,6 +67,9 @@ class Node:
         self.children: dict[bytes, Node] = {}  # by first page
         self.children_on: list[int] = [0, 0]  # by tier: children that hold base pages there
         self.hashes: bytes | None = None  # 32 bytes per page, once somebody asked for them
+        self.made_at = made_at  # logical clock
+        self.num_hits = 0  # matches through it, and the insert that made it; grows upwards
+        self.priority = 0  # the highest that an insert through it had; grows upwards
         self.alive = True
         self.key_hash: int | None = None  # of `key`, of a root's namespace, for the digest
         self.hash_in_digest = 0  # what the digest's sum has of this node
@@ -84,6 +96,12 @@ def path(node: Node) -> list[Node]:
         node = node.parent
     nodes.reverse()
     return nodes
+
+
+def covered_pages(node: Node, num_pages: int) -> int:
+    """Pages of the whole nodes that cover the last `num_pages` pages before the end of `node`."""
+    nodes = suffix(node, num_pages)
+    return node.end - nodes[-1].start if nodes else 0
 
 
 def suffix(node: Node, num_pages: int) -> list[Node]:

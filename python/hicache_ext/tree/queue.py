@@ -2,7 +2,12 @@
 
 A node is queued when it becomes a candidate and stays in the heap when it stops being one or when
 its key grows; both are found out when it comes to the top. Keys only grow, so the top is never too
-late. Order is (the component's key, node id): a total order, the same on every rank.
+late. The order is total and the same on every rank:
+
+    pages that no end point has needed yet, the strategy's number, last use, age, depth, node id
+
+The first is what makes the order window-aware: windows inside of a long prefix, which only a prompt
+that branches off there could use, go before any window that lies behind an end point.
 """
 
 from __future__ import annotations
@@ -13,7 +18,9 @@ from collections.abc import Sequence
 from hicache_ext.tier import Tier
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.node import Node
+from hicache_ext.tree.strategy import NodeValue
 
+Key = tuple[bool, int, int, int, int, int]
 _COMPACT_SLACK = 64
 
 
@@ -31,8 +38,9 @@ def is_locked(
 def can_drop_base(node: Node, tier: Tier, components: Sequence[Component]) -> bool:
     """Whether the base pages of `node` on `tier` may go: a leaf of that tier that nobody uses.
 
-    On the device a leaf with host pages is demoted, one without is deleted; on the host only leaves
-    that are nowhere else are given up. A deleted node must not be locked on the other tier either.
+    On the device a leaf with host pages is demoted, one without is deleted with what the host has
+    below it; on the host only leaves that are nowhere else are given up. A deleted node must not be
+    locked on the other tier either; what is below is not, since a lock counts up to the root.
     """
     part = node.parts[components[0].idx]
     if node.is_root or part.pages[tier] is None or part.locks[tier] or node.children_on[tier]:
@@ -40,7 +48,7 @@ def can_drop_base(node: Node, tier: Tier, components: Sequence[Component]) -> bo
     other = Tier.HOST if tier == Tier.DEVICE else Tier.DEVICE
     if part.pages[other] is not None:
         return tier == Tier.DEVICE
-    return not part.locks[other] and not node.children
+    return not part.locks[other]
 
 
 def can_drop(node: Node, component: Component, tier: Tier, components: Sequence[Component]) -> bool:
@@ -58,11 +66,18 @@ def can_drop(node: Node, component: Component, tier: Tier, components: Sequence[
 class EvictQueue:
     """Candidates of one component on one tier."""
 
-    def __init__(self, component: Component, tier: Tier, components: Sequence[Component]) -> None:
+    def __init__(
+        self,
+        component: Component,
+        tier: Tier,
+        components: Sequence[Component],
+        strategy: NodeValue,
+    ) -> None:
+        self._strategy = strategy
         self._component = component
         self._tier = tier
         self._components = components
-        self._heap: list[tuple[int, int, int, Node]] = []
+        self._heap: list[tuple[Key, Node]] = []
         self._num_live = 0
 
     def refresh(self, node: Node) -> None:
@@ -73,7 +88,7 @@ class EvictQueue:
         if can_drop(node, self._component, self._tier, self._components):
             part.queued[self._tier] = True
             self._num_live += 1
-            heapq.heappush(self._heap, (*self._component.order(node), node.id, node))
+            heapq.heappush(self._heap, (self._key(node), node))
 
     def forget(self, node: Node) -> None:
         """`node` is deleted. Its entry stays until dead entries outnumber the others."""
@@ -83,21 +98,35 @@ class EvictQueue:
         part.queued[self._tier] = False
         self._num_live -= 1
         if len(self._heap) > 2 * self._num_live + _COMPACT_SLACK:
-            self._heap = [entry for entry in self._heap if entry[3].alive and entry[3] is not node]
+            self._heap = [entry for entry in self._heap if entry[1].alive and entry[1] is not node]
             heapq.heapify(self._heap)
+
+    def coldest(self, num_pages: int) -> list[Node]:
+        """The next victims, until they have `num_pages` pages; they stay queued."""
+        nodes: list[Node] = []
+        while num_pages > 0 and (node := self.pop()) is not None:
+            nodes.append(node)
+            num_pages -= len(node.parts[self._component.idx].pages[self._tier] or ())
+        for node in nodes:
+            self.refresh(node)
+        return nodes
+
+    def _key(self, node: Node) -> Key:
+        used_at = node.parts[self._component.idx].used_at
+        depth = self._component.order(node)
+        return used_at > 0, self._strategy(node), used_at, node.made_at, depth, node.id
 
     def pop(self) -> Node | None:
         """Take the next victim out of the queue; None if there is none."""
         while self._heap:
-            entry = self._heap[0]
-            node = entry[3]
+            queued_key, node = self._heap[0]
             if not node.alive:
                 heapq.heappop(self._heap)
                 continue
-            order = self._component.order(node)
+            key = self._key(node)
             candidate = can_drop(node, self._component, self._tier, self._components)
-            if candidate and order != entry[:2]:
-                heapq.heapreplace(self._heap, (*order, node.id, node))
+            if candidate and key != queued_key:
+                heapq.heapreplace(self._heap, (key, node))
                 continue
             heapq.heappop(self._heap)
             node.parts[self._component.idx].queued[self._tier] = False
@@ -109,7 +138,7 @@ class EvictQueue:
     def violations(self, nodes: Sequence[Node]) -> list[str]:
         """Candidates that are not queued, entries that disagree with the nodes' flags (I6, I7)."""
         where = f"{self._component.name} {self._tier.name.lower()} queue"
-        entries = [entry[3].id for entry in self._heap if entry[3].alive]
+        entries = [node.id for _, node in self._heap if node.alive]
         found = [f"{where}: {len(entries)} entries, {self._num_live} live"] * (
             len(entries) != self._num_live or len(set(entries)) != len(entries)
         )

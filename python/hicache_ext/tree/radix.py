@@ -30,6 +30,7 @@ from hicache_ext.tree.key import KeyUnit, PageKeys
 from hicache_ext.tree.results import (
     BackupPlan,
     EvictResult,
+    HostPaths,
     InsertHostResult,
     InsertResult,
     LoadBackPlan,
@@ -38,6 +39,7 @@ from hicache_ext.tree.results import (
 )
 from hicache_ext.tree.show import show
 from hicache_ext.tree.state import TreeState
+from hicache_ext.tree.strategy import Strategy
 from hicache_ext.tree.window import WindowTxn
 
 
@@ -54,19 +56,28 @@ class RadixTree:
         page_keys: PageKeys = page_keys_py,
         token_hash: TokenHash = token_hash_py,
         unit: KeyUnit = KeyUnit.TOKEN,
+        strategy: str = Strategy.LRU,
+        host_paths: HostPaths = HostPaths.WHOLE,
         has_events: bool = False,
     ) -> None:
-        """`page_size` in tokens; the first component is the base. LayoutError for values that
-        cannot be. Calls take `tokens` as ints, or as bytes that pack() made. `log` has the calls
-        that change the tree; others may log there what is around them. `has_events`: somebody
-        takes them, see events.py.
+        """`page_size` in tokens; the first component is the base; `strategy` orders the eviction,
+        see strategy.py. LayoutError for values that cannot be. Calls take `tokens` as ints, or as
+        bytes that pack() made. `log` has the calls that change the tree; others may log there what
+        is around them. `has_events`: somebody takes them, see events.py.
         """
         if page_size <= 0:
             raise LayoutError(f"page_size={page_size}: a page has at least 1 token")
         self.log = OpLog()
-        events = TreeEvents() if has_events else None
         self._state = TreeState(
-            page_size, components, page_keys, token_hash, self.log, unit, events
+            page_size,
+            components,
+            page_keys,
+            token_hash,
+            self.log,
+            unit=unit,
+            strategy=Strategy.of(strategy),
+            host_paths=host_paths,
+            events=TreeEvents() if has_events else None,
         )
 
     def pack(self, tokens: Sequence[int] | bytes | Any) -> bytes:
@@ -100,6 +111,10 @@ class RadixTree:
         """Tokens from the root to the end of `node`."""
         return self._state.get(node).end * self._state.page_size
 
+    def num_hits(self, node: int) -> int:
+        """Matches that went through `node`, and 1 if an insert has made it or has used it."""
+        return self._state.get(node).num_hits
+
     def namespace(self, node: int) -> bytes:
         return self._state.get(node).namespace
 
@@ -130,15 +145,17 @@ class RadixTree:
         tokens: Sequence[int] | bytes | Any,
         pages: Mapping[str, Sequence[int]],
         namespace: bytes = b"",
+        priority: int = 0,
     ) -> InsertResult:
         """Hand over device pages, one id per whole page of `tokens` and component; -1: none (not
         the base).
 
         The tree keeps what it lacks; the result's `released` are ids that it has no use for. Ids
-        that the tree holds at the same place may be handed in again and are neither.
+        that the tree holds at the same place may be handed in again and are neither. A path keeps
+        the highest `priority` that was given for it, which the strategy "priority" goes by.
         """
         self._state.guard()
-        return _insert.insert(self._state, tokens, pages, namespace)
+        return _insert.insert(self._state, tokens, pages, namespace, priority)
 
     def insert_host(
         self, anchor: int, tokens: Sequence[int] | bytes | Any, full_pages: Sequence[int]
@@ -160,10 +177,16 @@ class RadixTree:
 
     # --- between the tiers ------------------------------------------------------------------------
 
-    def begin_backup(self, node: int) -> BackupPlan | None:
-        """Pin and list what the path to `node` has on the device only; None if there is nothing."""
+    def begin_backup(
+        self, node: int, *, last: int | None = None, min_hits: int = 0
+    ) -> BackupPlan | None:
+        """Pin and list what the path to `node` has on the device only; None if there is nothing.
+
+        Only nodes with `min_hits`, and only the `last` pages, rounded up to whole nodes: a
+        TreeError unless the host may have them, see HostPaths.
+        """
         self._state.guard()
-        return _transfer.begin_backup(self._state, node)
+        return _transfer.begin_backup(self._state, node, last, min_hits)
 
     def commit_backup(
         self, plan: BackupPlan, host_pages: Mapping[str, Sequence[int]]
@@ -202,6 +225,13 @@ class RadixTree:
         """Give up at least so many pages per component on `tier`, fewer if the rest is locked."""
         self._state.guard()
         return _evict.evict(self._state, tier, num_pages)
+
+    def coldest(self, tier: Tier, component: str, num_pages: int) -> list[int]:
+        """The nodes that an eviction of so many pages of `component` would take now, in order; not
+        those that become candidates only when these are gone. Changes nothing.
+        """
+        self._state.guard()
+        return _evict.coldest(self._state, tier, component, num_pages)
 
     def clear(self, tier: Tier) -> EvictResult:
         """Give up all that is not locked on `tier`."""

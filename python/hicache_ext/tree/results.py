@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from hicache_ext.tier import Tier
+
+
+class HostPaths(Enum):
+    """What the host may have of a path."""
+
+    WHOLE = "whole"  # a node only below one that it has: a path is restored from its beginning (I2)
+    GAPS = "gaps"  # any node: for write_back, which backs up what the device is about to give up
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ def split(state: TreeState, node: Node, num_prefix_pages: int) -> Node:
     node.parent = prefix
     state.digest.changed(node)
     prefix.children[node.key[: state.page_bytes]] = node
+    prefix.made_at, prefix.num_hits, prefix.priority = node.made_at, node.num_hits, node.priority
     if node.hashes is not None:
         at = num_prefix_pages * KEY_BYTES
         prefix.hashes, node.hashes = node.hashes[:at], node.hashes[at:]

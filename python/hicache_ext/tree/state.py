@@ -18,9 +18,10 @@ from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.digest import StateDigest, TokenHash
 from hicache_ext.tree.events import TreeEvents
 from hicache_ext.tree.key import KeyUnit, PageKeys
-from hicache_ext.tree.node import TIERS, Node, Part, suffix
+from hicache_ext.tree.node import TIERS, Node, Part, covered_pages, suffix
 from hicache_ext.tree.queue import EvictQueue
-from hicache_ext.tree.results import Receipt, TransferPlan
+from hicache_ext.tree.results import HostPaths, Receipt, TransferPlan
+from hicache_ext.tree.strategy import VALUES, Strategy
 
 if TYPE_CHECKING:
     from hicache_ext.tree.window import WindowTxn
@@ -36,7 +37,10 @@ class TreeState:
         page_keys: PageKeys,
         token_hash: TokenHash,
         log: OpLog,
+        *,
         unit: KeyUnit,
+        strategy: Strategy,
+        host_paths: HostPaths,
         events: TreeEvents | None,
     ) -> None:
         self.page_size = page_size
@@ -59,7 +63,11 @@ class TreeState:
         self.digest = StateDigest(token_hash)
         # Membership only: nothing may depend on the order of these sets.
         self.owned: list[list[set[int]]] = [[set() for _ in TIERS] for _ in self.components]
-        self.queues = [[EvictQueue(c, t, self.components) for t in TIERS] for c in self.components]
+        self.queues = [
+            [EvictQueue(c, t, self.components, VALUES[strategy]) for t in TIERS]
+            for c in self.components
+        ]
+        self.host_paths = host_paths
         self.receipts: dict[int, Receipt] = {}
         self.plans: dict[int, TransferPlan] = {}
         self.next_ticket = 0  # ids of receipts and plans
@@ -115,8 +123,8 @@ class TreeState:
         return node
 
     def _make(self, parent: Node | None, key: bytes, end: int) -> Node:
-        parts = [Part(self.clock) for _ in self.components]
-        node = Node(self.next_id, parent, key, end, parts)
+        parts = [Part() for _ in self.components]
+        node = Node(self.next_id, parent, key, end, parts, self.clock)
         self.nodes[node.id] = node
         self.next_id += 1
         self.digest.changed(node)
@@ -178,8 +186,16 @@ class TreeState:
         """
         if node.parts[component.idx].pages[tier] is not None:
             return False
+        if component.is_base and tier == Tier.HOST:
+            return self.can_hang_on_host(node.parent)
         above = node.parent if component.is_base else node
         return above.is_root or above.parts[self.base.idx].pages[tier] is not None
+
+    def can_hang_on_host(self, parent: Node) -> bool:
+        """Whether a node below `parent` may have base pages on the host."""
+        if parent.is_root or self.host_paths is HostPaths.GAPS:
+            return True
+        return parent.parts[self.base.idx].pages[Tier.HOST] is not None
 
     def check_unowned(self, component: Component, tier: Tier, ids: Sequence[int]) -> None:
         """Raise TreeError if the tree has one of `ids` already, or if one is named twice."""
@@ -197,10 +213,14 @@ class TreeState:
 
     # --- order of use -----------------------------------------------------------------------------
 
+    def reach(self, node: Node) -> list[int]:
+        """By component, the pages back from the end of `node` of the whole nodes that it needs."""
+        return [covered_pages(node, component.need(node)) for component in self.components]
+
     def touch(self, node: Node) -> None:
         """Mark what an end at `node` needs as used now."""
         for component in self.components:
-            nodes = suffix(node, component.reach(node))
+            nodes = suffix(node, component.need(node))
             for used in nodes:
                 used.parts[component.idx].used_at = self.clock
             self.digest.changed(*nodes)

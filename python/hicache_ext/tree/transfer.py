@@ -18,8 +18,9 @@ from typing import TypeVar
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
+from hicache_ext.tree.components.base import VIEW_ALL, VIEW_ANY
 from hicache_ext.tree.lock import acquire, release
-from hicache_ext.tree.node import Node, path
+from hicache_ext.tree.node import Node, path, suffix
 from hicache_ext.tree.pages import checked_ids
 from hicache_ext.tree.results import BackupPlan, LoadBackPlan, Receipt, Span, TransferPlan
 from hicache_ext.tree.state import TreeState
@@ -27,12 +28,14 @@ from hicache_ext.tree.state import TreeState
 PlanT = TypeVar("PlanT", bound=TransferPlan)
 
 
-def begin_backup(state: TreeState, node_id: int) -> BackupPlan | None:
+def begin_backup(
+    state: TreeState, node_id: int, last: int | None, min_hits: int
+) -> BackupPlan | None:
     """Everything on the path of `node_id` that the device has and the host has not."""
     node = state.get(node_id)
     spans = []
     pinned = [0 for _ in state.components]  # pages back from the end of node, by component
-    for above in path(node):
+    for above in _to_back_up(state, node, last, min_hits):
         for component in state.components:
             device, host = above.parts[component.idx].pages
             if device is not None and host is None:
@@ -46,29 +49,55 @@ def begin_backup(state: TreeState, node_id: int) -> BackupPlan | None:
     return _opened(state, BackupPlan(*_plan_fields(state, node, Tier.HOST, spans, receipts)))
 
 
+def _to_back_up(state: TreeState, node: Node, last: int | None, min_hits: int) -> list[Node]:
+    """The nodes that a backup is to look at, root-first; TreeError if they would leave a gap."""
+    if last is not None and last < 0:
+        raise TreeError(f"backup of the last {last} pages of node {node.id}")
+    nodes = path(node) if last is None else suffix(node, last)[::-1]
+    if nodes and not state.can_hang_on_host(nodes[0].parent):
+        above = nodes[0].parent.id
+        raise TreeError(f"the host has no pages of node {above}, so none below it may go there")
+    # Hits grow upwards: what has enough of them begins at the root.
+    return [above for above in nodes if above.num_hits >= min_hits]
+
+
 def begin_load_back(state: TreeState, node_id: int) -> LoadBackPlan | None:
     """What `node_id` lacks on the device to be the end of a device match; TreeError if the host
     lacks it too.
     """
     node = state.get(node_id)
-    reach = [component.reach(node) for component in state.components]
+    _check_restorable(state, node)
+    reach = state.reach(node)
     spans = []
     for above in path(node):
         for component in state.components:
             device, host = above.parts[component.idx].pages
-            if device is not None or above.end <= node.end - reach[component.idx]:
-                continue
-            if host is None:
-                raise TreeError(
-                    f"node {node_id} cannot be loaded back: its {component.name} pages at tokens "
-                    f"{above.start * state.page_size}..{above.end * state.page_size} are on no tier"
-                )
-            spans.append(Span(above.id, component.name, above.num_pages, list(host)))
+            is_needed = above.end > node.end - reach[component.idx]
+            if is_needed and device is None and host is not None:
+                spans.append(Span(above.id, component.name, above.num_pages, list(host)))
     if not spans:
         state.log.add(kinds.NOTHING, Tier.DEVICE, node.id)
         return None
     receipts = (acquire(state, node, Tier.DEVICE, reach), acquire(state, node, Tier.HOST, reach))
     return _opened(state, LoadBackPlan(*_plan_fields(state, node, Tier.DEVICE, spans, receipts)))
+
+
+def _check_restorable(state: TreeState, node: Node) -> None:
+    """TreeError unless a match may end at `node`: then the two tiers have all that it needs."""
+    for component in state.components:
+        gate, views = component.gate(), VIEW_ALL
+        for above in path(node):
+            views = gate.step(above)
+        if views & VIEW_ANY:
+            continue
+        needed = suffix(node, component.need(node))
+        missing = [part for part in needed if not component.can_end(part)]
+        lowest = missing[0] if missing else node
+        first, end = lowest.start * state.page_size, lowest.end * state.page_size
+        raise TreeError(
+            f"node {node.id} cannot be loaded back: its {component.name} pages at tokens "
+            f"{first}..{end} are on no tier"
+        )
 
 
 def commit(

@@ -148,7 +148,7 @@ class WindowTxn:
             ids = [HOLE] * (fill_start - above.start) + run
             cut = max(self._component.cuts(ids), default=0)
             value = self._component.value(ids[cut:])
-            if above.parts[self._component.idx].pages[Tier.HOST] is not None or value is None:
+            if value is None or not self._state.can_attach(above, self._component, Tier.HOST):
                 self._released.extend(run)
                 continue
             self._steps.append(_Step(above, cut, value))

@@ -49,10 +49,12 @@ class Component(ABC):
         """A fresh gate at the root, where every component is satisfied."""
 
     @abstractmethod
-    def reach(self, node: Node) -> int:
-        """How many pages back from the end of `node` a sequence that ends there needs; whole nodes.
+    def need(self, node: Node) -> int:
+        """How many pages back from the end of `node` a sequence that ends there needs; those that
+        lie above the root do not count.
 
-        A lock pins them, a touch refreshes them, a load-back brings them to the device.
+        A lock pins them, a touch refreshes them, a load-back brings them to the device: the whole
+        nodes that cover them.
         """
 
     def can_end(self, node: Node) -> bool:
@@ -61,11 +63,12 @@ class Component(ABC):
 
     # --- eviction -------------------------------------------------------------------------------
 
-    @abstractmethod
-    def order(self, node: Node) -> tuple[int, int]:
-        """The key by which victims are taken, smallest first. It may only grow while the node
-        lives.
+    def order(self, node: Node) -> int:
+        """Of victims that are equal to the strategy, were used in the same step and made in the
+        same step, the smallest goes first. May only grow. The default: the one farthest from the
+        end.
         """
+        return node.end
 
     # --- what a node holds ------------------------------------------------------------------------
     # `ids` is one page id per page of a run of tokens, -1 where nothing is handed over. A value is

@@ -36,9 +36,8 @@ class Full(Component):
     def gate(self) -> _FullGate:
         return _FullGate(self.idx)
 
-    def reach(self, node: Node) -> int:
+    def need(self, node: Node) -> int:
         return node.end
 
-    def order(self, node: Node) -> tuple[int, int]:
-        # Nodes of one path used in the same step: the deepest goes first.
-        return node.parts[self.idx].used_at, -node.end
+    def order(self, node: Node) -> int:
+        return -node.end  # the deepest goes first

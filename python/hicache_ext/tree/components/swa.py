@@ -61,12 +61,5 @@ class Swa(Component):
     def gate(self) -> _SwaGate:
         return _SwaGate(self.idx, self.window_pages)
 
-    def reach(self, node: Node) -> int:
-        end = node.end
-        while not node.is_root and end - node.end < self.window_pages:
-            node = node.parent
-        return end - node.end
-
-    def order(self, node: Node) -> tuple[int, int]:
-        # Nodes of one path used in the same step: the one farthest from the end goes first.
-        return node.parts[self.idx].used_at, node.end
+    def need(self, node: Node) -> int:
+        return self.window_pages
