@@ -80,3 +80,24 @@ def test_the_widest_set_is_chosen() -> None:
 def test_an_isa_that_there_is_not(name: str) -> None:
     with pytest.raises(LayoutError, match=f"'{name}' is none of"):
         _C.has_isa(name)
+
+
+@pytest.mark.parametrize("width", [np.int32, np.int64])
+@pytest.mark.parametrize("names", [("layer_first", "page_first"), ("page_first", "layer_first")])
+def test_large_interleaved_pages_are_taken_in_the_order_of_their_ids(
+    names: tuple[str, str], width: type[np.generic], isa: str
+) -> None:
+    """Each position keeps its pair of pages, holes are none of them, and the ids stay as given."""
+    rng = random.Random(5)
+    sizes = dict(num_pages=9, page_size=4, num_layers=4, num_heads=1, head_bytes=1024)
+    src_spec, dst_spec = (LayoutSpec.make(name, **sizes) for name in names)
+    assert src_spec.page_bytes == 32 << 10  # from here on positions are put in order
+    src = guarded(src_spec, random_bytes(rng, src_spec.num_bytes), 0)
+    dst = guarded(dst_spec, POISON, 0)
+    src_ids, dst_ids = [7, 2, -1, 8, 2, 0, 5], [3, 8, 1, 0, 6, -1, 4]
+    given = np.array(src_ids, width), np.array(dst_ids, width)
+    parts = native_set(make_plan(src_spec, dst_spec), src, given[0], dst, given[1])
+    assert _C.copy_on_cpu(parts, reference=False, num_threads=2, isa=isa) == 5 * (32 << 10)
+    dst.check_guards()
+    np.testing.assert_array_equal(dst.bytes, oracle(src, dst, src_ids, dst_ids))
+    assert [list(ids) for ids in given] == [src_ids, dst_ids]

@@ -61,6 +61,63 @@ int64_t num_bytes(const CopySet& set) {
   return sum;
 }
 
+constexpr int64_t kOrderedPageBytes = int64_t{32} << 10;
+
+// Whether the pages of a side lie interleaved, as those of layer_first do: one page touches as many
+// places as it has layers, its neighbour the places beside them.
+bool interleaved(const Plan& plan, int64_t page_stride, const uint64_t* planes) {
+  return plan.num_axes > 0 && (planes != nullptr || page_stride < page_bytes(plan));
+}
+
+// The set with the positions of each part in the order of the page ids of its interleaved side, so
+// that the pages copied in a row share their TLB entries and DRAM rows. Shuffled ids cost 10 to 25
+// % of the bandwidth otherwise. Small pages are left alone: there the sort costs more than it
+// saves.
+class OrderedSet {
+ public:
+  explicit OrderedSet(const CopySet& set) : set_(set) {
+    for (uint32_t p = 0; p < set.num_parts; ++p) {
+      const CopyParams& part = set.parts[p];
+      const Plan& plan = part.plan;
+      if (page_bytes(plan) < kOrderedPageBytes) continue;
+      if (interleaved(plan, plan.src_page_stride, part.src_planes))
+        order(p, part.src_ids);
+      else if (interleaved(plan, plan.dst_page_stride, part.dst_planes))
+        order(p, part.dst_ids);
+    }
+  }
+  OrderedSet(const OrderedSet&) = delete;
+  OrderedSet& operator=(const OrderedSet&) = delete;
+
+  const CopySet& get() const { return set_; }
+
+ private:
+  struct Pair {
+    int64_t key, src, dst;
+  };
+
+  void order(uint32_t p, const PageIds& by) {
+    CopyParams& part = set_.parts[p];
+    std::vector<Pair> pairs(static_cast<size_t>(part.num_positions));
+    for (int64_t i = 0; i < part.num_positions; ++i)
+      pairs[static_cast<size_t>(i)] = {by.at(i), part.src_ids.at(i), part.dst_ids.at(i)};
+    const auto before = [](const Pair& a, const Pair& b) { return a.key < b.key; };
+    if (std::is_sorted(pairs.begin(), pairs.end(), before)) return;
+    std::sort(pairs.begin(), pairs.end(), before);
+    std::vector<int64_t>& ids = ids_[p];
+    ids.resize(2 * pairs.size());
+    for (size_t i = 0; i < pairs.size(); ++i) {
+      ids[i] = pairs[i].src;
+      ids[pairs.size() + i] = pairs[i].dst;
+    }
+    part.src_ids = {ids.data(), IdWidth::kInt64, IdPlace::kHost};
+    part.dst_ids = {ids.data() + pairs.size(), IdWidth::kInt64, IdPlace::kHost};
+  }
+
+  CopySet set_;
+  std::vector<int64_t> ids_[kMaxParts];  // sources, then destinations
+};
+
 void copy_all_runs(const CopyParams& params) {
   for (int64_t i = 0; i < params.num_positions; ++i) {
     const int64_t src_page = params.src_ids.at(i), dst_page = params.dst_ids.at(i);
@@ -89,7 +146,8 @@ void copy_cpu_ref(const CopySet& set) {
 void copy_cpu(const CopySet& set, int num_threads, Isa isa) {
   const CopyStripFn copy_strip =
       isa == Isa::kAuto ? widest_copy(num_bytes(set)) : streaming(resolve_isa(isa));
-  for_each_pass(set, kTaskBytes, [&](const Pass& pass) {
+  const OrderedSet ordered(set);
+  for_each_pass(ordered.get(), kTaskBytes, [&](const Pass& pass) {
     const std::vector<Task> tasks = tasks_of(pass);
     parallel_for(static_cast<int64_t>(tasks.size()), num_threads, [&](int64_t i) {
       const Task& task = tasks[static_cast<size_t>(i)];
