@@ -14,7 +14,9 @@ from hicache_ext.agreement import TickSchema
 
 SIZE = 3
 VICTIM = 1
-DEADLINE_S = 1.0
+# A torch group names the rank that has not said within half a deadline that it waits: a rank that a
+# busy machine keeps from running for that long would be named as well.
+DEADLINE_S = {"shm": 1.0, "torch": 3.0}
 MARGIN_S = 1.0  # of a machine with fewer cores than processes
 NUM_SLOTS = 64
 
@@ -28,7 +30,7 @@ FAILURES = {
 }
 SAYS = {
     "dies": r"rank 1\b.*(is dead|dead or disconnected).*ticks issued by each rank: \[",
-    "stalls": r"(late ranks: 1 \(pid \d+\)|rank 1 is late) after 1.*ticks issued by each rank: \[",
+    "stalls": r"(late ranks: 1 \(pid \d+\)|rank 1 is late) after .*ticks issued by each rank: \[",
     "garbage": "ranks differ in lane",
     "old epoch": r"\((schema|epoch|digest)\)",
     "other version": r"\(schema\)",
@@ -41,18 +43,23 @@ def depth(request):
 
 
 @pytest.fixture(params=["shm", pytest.param("torch", marks=pytest.mark.long)])
-def ranks(request, depth, tmp_path):
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def ranks(kind, depth, tmp_path):
     ranks = [ProcessRank(commands=CacheCommands) for _ in range(SIZE)]
     name, num_lanes = f"test-{uuid.uuid4().hex}", TickSchema(["full", "swa"], NUM_SLOTS).num_lanes
     for i, rank in enumerate(ranks):
-        if request.param == "torch":
+        if kind == "torch":
             rank.start("join_torch", i, SIZE, str(tmp_path / "store"))
             rank.start("make_torch", list(range(SIZE)), num_lanes, 10.0)
         else:
             rank.start("make_shm", name, i, SIZE, num_lanes, 10.0)
-        rank.start("make_cache", depth, DEADLINE_S)
+        rank.start("make_cache", depth, DEADLINE_S[kind])
     for rank in ranks:
-        for _ in range(3 if request.param == "torch" else 2):
+        for _ in range(3 if kind == "torch" else 2):
             rank.finish()
     yield ranks
     for rank in ranks:
@@ -61,7 +68,7 @@ def ranks(request, depth, tmp_path):
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_every_other_rank_is_told_within_the_deadline(ranks, failure):
+def test_every_other_rank_is_told_within_the_deadline(ranks, failure, kind):
     for rank in ranks:
         rank.start("run_ticks", 20)
     assert [rank.finish() for rank in ranks] == [None] * SIZE
@@ -72,7 +79,7 @@ def test_every_other_rank_is_told_within_the_deadline(ranks, failure):
     for rank in alive:
         rank.start("run_ticks", 1 << 20)
     texts = {rank: rank.finish() for rank in alive}
-    assert time.monotonic() - start < DEADLINE_S + MARGIN_S
+    assert time.monotonic() - start < DEADLINE_S[kind] + MARGIN_S
     for rank in others:
         assert re.search(SAYS[failure], texts[rank]), texts[rank]
         assert set(rank.call("close_cache").values()) == {0}
