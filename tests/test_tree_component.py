@@ -25,7 +25,7 @@ class Draft(Component):
     def gate(self):
         return _OpenGate()
 
-    def need(self, node):
+    def need(self, end):
         return 2
 
     def can_end(self, node):

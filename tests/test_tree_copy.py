@@ -119,18 +119,32 @@ def test_a_pending_load_back_pins_both_tiers_and_survives_splits(tree):
     tree.match_prefix(tokens(1, 2, 3))
     assert tree.evict(HOST, {"full": 9, "swa": 9}).host["full"] == []
     tree.check_integrity()
-    tree.commit_load_back(plan, {"full": range(5), "swa": range(5)})
+    tree.commit_load_back(plan, {"full": range(5), "swa": range(2, 5)})
     assert tree.path_pages(end, "full", DEVICE) == [0, 1, 2, 3, 4]
-    assert tree.path_pages(end, "swa", DEVICE) == [0, 1, 2, 3, 4]
+    assert tree.path_pages(end, "swa", DEVICE) == [-1, -1, 2, 3, 4]
 
 
 def test_what_an_insert_brought_back_meanwhile_is_not_needed(tree):
     end = demoted(tree)
     plan = tree.begin_load_back(end)
     insert(tree, (1, 2), [20, 21])
-    unused = tree.commit_load_back(plan, {"full": range(5), "swa": range(5)})
-    assert unused == {"full": [0, 1], "swa": [0, 1]}
+    unused = tree.commit_load_back(plan, {"full": range(5), "swa": range(2, 5)})
+    assert unused == {"full": [0, 1], "swa": []}
     assert tree.path_pages(end, "full", DEVICE) == [20, 21, 2, 3, 4]
+
+
+def test_of_a_host_window_longer_than_needed_only_the_window_is_loaded(tree):
+    #  one node [1 .. 5] with 5 SWA pages on the host, a window needs 3: it is divided behind 2
+    end = insert_host(tree, (1, 2, 3, 4, 5), range(5)).node
+    with tree.window("swa", tree.match_prefix([]).node, end, range(30, 35)) as txn:
+        txn.commit()
+    num_nodes = len(tree._state.nodes)
+    plan = tree.begin_load_back(end)
+    assert plan.host_pages == {"full": [0, 1, 2, 3, 4], "swa": [32, 33, 34]}
+    assert len(tree._state.nodes) == num_nodes + 1
+    tree.check_integrity()
+    tree.commit_load_back(plan, {"full": range(5), "swa": range(3)})
+    assert residency(tree, 1, 2, 3, 4, 5) == {"full": "BBBBB", "swa": "HHBBB"}
 
 
 def test_a_node_whose_window_is_on_no_tier_cannot_be_loaded(tree):

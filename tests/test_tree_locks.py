@@ -4,6 +4,7 @@ import pytest
 from tree_tools import DEVICE, HOST, back_up, insert, insert_host, make_tree, residency, tokens
 
 from hicache_ext.errors import TreeError
+from hicache_ext.tree import PageCounts
 
 
 @pytest.fixture
@@ -134,3 +135,80 @@ def test_locking_a_root_or_a_dead_node(tree):
     with pytest.raises(TreeError, match=f"node {end} does not exist"):
         tree.lock(end)
     assert tree.match_prefix(tokens(1)).num_full_tokens == 0
+
+
+# --- early release of a window ----------------------------------------------------------------
+
+
+def test_the_window_of_a_lock_can_be_released_early(tree):
+    end = make_path(tree)
+    receipt = tree.lock(end)
+    left = tree.release_window(receipt, "swa")
+    assert left.num_pages == (6, 0)
+    assert locks(tree, end, DEVICE) == [(1, 0)] * 3
+    assert tree.evict(DEVICE, {"full": 9, "swa": 9}).device == {
+        "full": [],
+        "swa": [100, 101, 102, 103, 104, 105],
+    }
+    with pytest.raises(TreeError, match="no open receipt"):
+        tree.unlock(receipt)
+    tree.unlock(left)
+    assert locks(tree, end, DEVICE) == [(0, 0)] * 3
+
+
+def test_an_early_release_after_splits_and_beside_another_lock(tree):
+    end = make_path(tree)
+    first, second = tree.lock(end), tree.lock(end)
+    tree.match_prefix(tokens(1, 2, 3))
+    first = tree.release_window(first, "swa")
+    assert locks(tree, end, DEVICE) == [(2, 0), (2, 1), (2, 1), (2, 1)]
+    assert tree.release_window(first, "swa").num_pages == (6, 0)  # nothing is left of it: legal
+    tree.unlock(second)
+    assert locks(tree, end, DEVICE) == [(1, 0)] * 4
+
+
+def test_the_base_is_locked_as_long_as_the_receipt_is_open(tree):
+    receipt = tree.lock(make_path(tree))
+    with pytest.raises(TreeError, match="'full' is the base"):
+        tree.release_window(receipt, "full")
+    with pytest.raises(TreeError, match="'mamba' is unknown"):
+        tree.release_window(receipt, "mamba")
+    with pytest.raises(TreeError, match="no open receipt"):
+        tree.release_window(None, "swa")
+    tree.unlock(receipt)
+
+
+def test_counts_tell_what_is_locked(tree):
+    end = make_path(tree)
+    assert tree.page_counts(DEVICE, "full") == PageCounts(6, 0)
+    receipt = tree.lock(end)
+    assert tree.page_counts(DEVICE, "full") == PageCounts(0, 6)
+    assert tree.page_counts(DEVICE, "swa") == PageCounts(2, 4)
+    assert tree.page_counts(HOST, "full") == PageCounts(0, 0)
+    receipt = tree.release_window(receipt, "swa")
+    assert tree.page_counts(DEVICE, "swa") == PageCounts(6, 0)
+    tree.unlock(receipt)
+    assert tree.page_counts(DEVICE, "full") == PageCounts(6, 0)
+
+
+def test_counts_follow_pages_that_come_to_locked_nodes(tree):
+    end = insert_host(tree, (1, 2, 3), range(3)).node
+    receipt = tree.lock(end, HOST)
+    with tree.window("swa", tree.match_prefix([]).node, end, [7, 8, 9]) as txn:
+        txn.stage()
+        tree.check_integrity()
+    assert tree.page_counts(HOST, "swa") == PageCounts(0, 0)  # rolled back
+    with tree.window("swa", tree.match_prefix([]).node, end, [7, 8, 9]) as txn:
+        txn.commit()
+    assert tree.page_counts(HOST, "swa") == PageCounts(0, 3)
+    tree.unlock(receipt)
+
+
+def test_a_lock_on_a_long_new_prompt_leaves_the_pages_before_its_window(tree):
+    #  [1 .. 6] comes as [1 2 3] and [4 5 6]: the lock keeps one window of 3 pages
+    end = insert(tree, (1, 2, 3, 4, 5, 6), range(6)).node
+    receipt = tree.lock(end)
+    assert receipt.num_pages == (6, 3)
+    assert tree.evict(DEVICE, {"swa": 9}).device["swa"] == [100, 101, 102]
+    assert tree.match_prefix(tokens(1, 2, 3, 4, 5, 6)).num_tokens == 24
+    tree.unlock(receipt)

@@ -43,7 +43,7 @@ def test_a_branch_gets_its_checkpoint_where_full_ended(tree):
 def test_a_state_that_is_there_already_comes_back(tree):
     insert(tree, (1, 2), [0, 1], [-1, 9])
     assert insert(tree, (1, 2), [0, 1], [-1, 9]).released["mamba"] == []
-    assert insert(tree, (1, 2), [0, 1], [5, 6]).released["mamba"] == [5, 6]
+    assert insert(tree, (1, 2), [0, 1], [-1, 6]).released["mamba"] == [6]
 
 
 def test_full_takes_swa_and_states_and_swa_takes_states(tree):

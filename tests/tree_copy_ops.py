@@ -42,6 +42,9 @@ def begin_copy(fuzz):
     if None in pages.values():
         fuzz.refused(TreeError, lambda: getattr(fuzz.tree, name)(end.node_id))
         return
+    if source == HOST:
+        fuzz.model.cut_windows(end)
+        pages = {kind: fuzz.model.missing(end, kind, source, target) for kind in fuzz.kinds}
     plans = tuple(getattr(tree, name)(end.node_id, **options) for tree in (fuzz.tree, fuzz.twin))
     if not any(pages.values()):
         assert plans == (None, None)

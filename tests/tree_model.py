@@ -169,6 +169,19 @@ class Model:
         for page, kind, tier in counted:
             page.locks[kind][tier] -= 1
 
+    def release_window(self, counted, kind):
+        """Take the locks of `kind` back; returns the rest."""
+        self.unlock([lock for lock in counted if lock[1] == kind])
+        return [lock for lock in counted if lock[1] != kind]
+
+    def page_counts(self, kind, tier):
+        """(not locked, locked)"""
+        counts = [0, 0]
+        for page in self.pages():
+            if page.held[kind][tier] is not None:
+                counts[page.locks[kind][tier] > 0] += 1
+        return tuple(counts)
+
     # --- pages in ---------------------------------------------------------------------------------
 
     def insert(self, keys, ids, namespace, priority=0):
@@ -177,11 +190,15 @@ class Model:
         self.clock += 1
         path = self.cut_path(root, keys)
         present = sum(page.held["full"][DEVICE] is not None for page in path)
+        known = len(path)
         self.grow(root, path, keys)
         if path:
             path[-1].cut = True
             for page in self.cuts(path, ids):
                 page.cut = True
+            window = path[known : -self.window_pages] if "swa" in self.kinds else []
+            if window and ids["swa"][window[-1].depth - 1] >= 0:
+                window[-1].cut = True  # what is new before the window can go alone
         released = {kind: [] for kind in self.kinds}
         for i, page in enumerate(path):
             for kind in self.kinds:
@@ -263,6 +280,14 @@ class Model:
         return attached, released
 
     # --- between the tiers ------------------------------------------------------------------------
+
+    def cut_windows(self, end):
+        """A load-back takes no more than the windows: nodes are divided where these begin."""
+        for kind in self.kinds[1:]:
+            before = self.chain(end)[: -self.need(kind, end)]
+            if before and not before[-1].cut and kind == "swa":
+                swa = before[-1].held["swa"]
+                before[-1].cut |= swa[DEVICE] is None and swa[HOST] is not None
 
     def missing(self, end, kind, source, target, last=None, min_hits=0):
         """The pages that a copy from `source` to `target` is for, or None if one is on neither

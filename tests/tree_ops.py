@@ -119,6 +119,22 @@ def unlock(fuzz):
     fuzz.refused(TreeError, lambda: fuzz.tree.unlock(receipt))
 
 
+@op(1)
+def release_window(fuzz):
+    """Early release of one component's part of a lock."""
+    kinds = fuzz.kinds[1:]
+    if not fuzz.locks or not kinds:
+        return
+    kind, at = fuzz.rng.choice(kinds), fuzz.rng.randrange(len(fuzz.locks))
+    *receipts, counted = fuzz.locks[at]
+    left = [
+        tree.release_window(receipt, kind)
+        for tree, receipt in zip((fuzz.tree, fuzz.twin), receipts, strict=True)
+    ]
+    fuzz.locks[at] = (*left, fuzz.model.release_window(counted, kind))
+    fuzz.refused(TreeError, lambda: fuzz.tree.release_window(receipts[0], kind))
+
+
 @op(4)
 def evict(fuzz):
     kinds = [kind for kind in fuzz.kinds if fuzz.rng.random() < 0.7]
@@ -131,6 +147,8 @@ def coldest(fuzz):
     count = fuzz.rng.randint(0, 9)
     nodes = fuzz.both("coldest", Tier(tier), kind, count)
     assert nodes == [end.node_id for end in fuzz.model.coldest(kind, tier, count)]
+    counts = fuzz.both("page_counts", Tier(tier), kind)
+    assert (counts.num_evictable, counts.num_protected) == fuzz.model.page_counts(kind, tier)
 
 
 @op(0.2)

@@ -139,12 +139,17 @@ def _cut_existing(state: TreeState, node: Node, ids: Ids) -> list[Node]:
 
 
 def _pieces(state: TreeState, ids: Ids, start: int, end: int) -> list[tuple[int, int]]:
-    """Divide the new pages [start, end) so that each piece has a value or none, per component."""
+    """Divide the new pages [start, end) so that each piece has a value or none, per component, and
+    that what an end there needs begins with a piece.
+    """
     if start == end:
         return []
     cuts = {start, end}
     for component, row in zip(state.components, ids, strict=True):
         cuts.update(start + cut for cut in component.cuts(row[start:end]))
+        begin = end - component.need(end)
+        if start < begin and row[begin - 1] >= 0:
+            cuts.add(begin)  # what is before the window can go alone, and no lock keeps it
     borders = sorted(cuts)
     return list(pairwise(borders))
 

@@ -100,13 +100,19 @@ def _locks(state: TreeState, nodes: list[Node]) -> Iterator[str]:
             for locked in covered:
                 key = (locked.id, idx, receipt.tier)
                 expected[key] = expected.get(key, 0) + 1
+    protected = [[0 for _ in TIERS] for _ in state.components]
     for node in nodes:
         for idx, part in enumerate(node.parts):
             for tier in TIERS:
                 count = expected.get((node.id, idx, tier), 0)
                 if part.locks[tier] != count:
                     have = f"{part.locks[tier]} {tier.name} locks"
-                    yield f"node {node.id}: {have}, the receipts say {count}"
+                    yield f"node {node.id}: {have}, the receipts say {count} (I5)"
+            for tier in TIERS:
+                if part.locks[tier]:
+                    protected[idx][tier] += len(part.pages[tier] or ())
+    if protected != state.num_protected:
+        yield f"protected pages {protected}, counted as {state.num_protected} (I8)"
     for plan in state.plans.values():
         for receipt in plan.receipts:
             if state.receipts.get(receipt.id) is not receipt:

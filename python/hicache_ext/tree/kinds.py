@@ -8,6 +8,7 @@ MATCH = OpKind(
 )
 LOCK = OpKind("lock node {} on {.name}, pages back {} -> receipt {}")
 UNLOCK = OpKind("unlock receipt {}")
+RELEASE_WINDOW = OpKind("release of receipt {}: component {}, {} pages")
 INSERT = OpKind(
     "insert tokens={} (hash {:x}) pages={} priority={} -> node {}, {} pages were present, "
     "{} come back"

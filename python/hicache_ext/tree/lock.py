@@ -33,7 +33,7 @@ def acquire(state: TreeState, node: Node, tier: Tier, num_pages: Sequence[int]) 
     for component, pages in zip(state.components, num_pages, strict=True):
         nodes = suffix(node, pages)
         for locked in nodes:
-            locked.parts[component.idx].locks[tier] += 1
+            state.lock(locked, component.idx, tier)
         state.digest.changed(*nodes)
     receipt = Receipt(state.next_ticket, node.id, tier, tuple(num_pages))
     state.receipts[receipt.id] = receipt
@@ -44,18 +44,23 @@ def acquire(state: TreeState, node: Node, tier: Tier, num_pages: Sequence[int]) 
 
 def release(state: TreeState, receipt: Receipt) -> None:
     """Undo the acquire() of `receipt`, fragments included."""
-    if not isinstance(receipt, Receipt) or state.receipts.get(receipt.id) is not receipt:
-        raise TreeError(f"{receipt!r} is no open receipt of this tree")
+    check_open(state, receipt)
     node = state.get(receipt.node)
     del state.receipts[receipt.id]
     state.digest.closed(receipt)
     for component, pages in zip(state.components, receipt.num_pages, strict=True):
         for locked in suffix(node, pages):
-            locked.parts[component.idx].locks[receipt.tier] -= 1
+            state.unlock(locked, component.idx, receipt.tier)
     unlocked = suffix(node, max(receipt.num_pages))
     state.digest.changed(*unlocked)
     for locked in unlocked:
         state.refresh(locked)
+
+
+def check_open(state: TreeState, receipt: Receipt) -> None:
+    """TreeError unless `receipt` is one of this tree and was not given back."""
+    if not isinstance(receipt, Receipt) or state.receipts.get(receipt.id) is not receipt:
+        raise TreeError(f"{receipt!r} is no open receipt of this tree")
 
 
 def lock(
@@ -72,6 +77,29 @@ def lock(
 def unlock(state: TreeState, receipt: Receipt) -> None:
     release(state, receipt)
     state.log.add(kinds.UNLOCK, receipt.id)
+
+
+def release_window(state: TreeState, receipt: Receipt, component_name: str) -> Receipt:
+    check_open(state, receipt)
+    component = state.component(component_name)
+    if component.is_base:
+        raise TreeError(
+            f"{component_name!r} is the base: it is locked as long as the receipt is open"
+        )
+    kept = list(receipt.num_pages)
+    num_pages, kept[component.idx] = kept[component.idx], 0
+    nodes = suffix(state.get(receipt.node), num_pages)
+    for node in nodes:
+        state.unlock(node, component.idx, receipt.tier)
+    state.digest.closed(receipt)
+    left = Receipt(receipt.id, receipt.node, receipt.tier, tuple(kept))
+    state.receipts[left.id] = left
+    state.digest.opened(left)
+    state.digest.changed(*nodes)
+    for node in nodes:
+        state.refresh(node)
+    state.log.add(kinds.RELEASE_WINDOW, receipt.id, component.idx, num_pages)
+    return left
 
 
 def _whole_nodes(state: TreeState, node: Node, num_pages: Mapping[str, int]) -> list[int]:

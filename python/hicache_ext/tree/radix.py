@@ -35,6 +35,7 @@ from hicache_ext.tree.results import (
     InsertResult,
     LoadBackPlan,
     MatchResult,
+    PageCounts,
     Receipt,
 )
 from hicache_ext.tree.show import show
@@ -137,6 +138,13 @@ class RadixTree:
         """Release a lock; a receipt is good once."""
         self._state.guard()
         _lock.unlock(self._state, receipt)
+
+    def release_window(self, receipt: Receipt, component: str) -> Receipt:
+        """Release what a lock keeps of one component that is not the base, e.g. once decode is a
+        window past the prefix; returns the receipt of the rest, and the old one is no longer good.
+        """
+        self._state.guard()
+        return _lock.release_window(self._state, receipt, component)
 
     # --- pages in ---------------------------------------------------------------------------------
 
@@ -277,6 +285,10 @@ class RadixTree:
         """All page ids of `component` on `tier`, ascending."""
         owned = self._state.owned[self._state.component(component).idx]
         return sorted(owned[_lock.check_tier(tier)])
+
+    def page_counts(self, tier: Tier, component: str) -> PageCounts:
+        """How many pages of `component` on `tier` are locked, and how many are not."""
+        return _read.page_counts(self._state, tier, component)
 
     def check_integrity(self) -> None:
         """Verify every invariant; TreeError with all violations. O(tree)."""

@@ -8,6 +8,7 @@ from hicache_ext.tier import Tier
 from hicache_ext.tree.lock import check_tier
 from hicache_ext.tree.node import path, suffix
 from hicache_ext.tree.pages import HOLE
+from hicache_ext.tree.results import PageCounts
 from hicache_ext.tree.state import TreeState
 
 
@@ -26,6 +27,12 @@ def path_pages(
         num_pages = part.num_pages
         ids.extend([HOLE] * num_pages if value is None else component.spread(value, num_pages))
     return ids[len(ids) - count :]
+
+
+def page_counts(state: TreeState, tier: Tier, component_name: str) -> PageCounts:
+    idx = state.component(component_name).idx
+    num_protected = state.num_protected[idx][check_tier(tier)]
+    return PageCounts(len(state.owned[idx][tier]) - num_protected, num_protected)
 
 
 def keys(state: TreeState, node_id: int) -> list[bytes]:

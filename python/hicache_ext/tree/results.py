@@ -30,6 +30,21 @@ class MatchResult:
     full_node: int  # deepest node with base pages at all, windows or not
     num_full_tokens: int
 
+    @property
+    def num_branching_tokens(self) -> int | None:
+        """Where prompts part from this one, if no match can end there yet: a request that computes
+        past it should end a chunk there, so that a window or state is kept. Else None.
+        """
+        return self.num_full_tokens if self.num_full_tokens > self.num_tokens else None
+
+
+@dataclass(frozen=True)
+class PageCounts:
+    """Pages of one component on one tier."""
+
+    num_evictable: int  # at nodes where it is not locked: the most that an eviction can free
+    num_protected: int
+
 
 @dataclass(frozen=True)
 class InsertResult:

@@ -68,6 +68,8 @@ class TreeState:
             for c in self.components
         ]
         self.host_paths = host_paths
+        # Pages at nodes where the component is locked, by component and tier.
+        self.num_protected = [[0 for _ in TIERS] for _ in self.components]
         self.receipts: dict[int, Receipt] = {}
         self.plans: dict[int, TransferPlan] = {}
         self.next_ticket = 0  # ids of receipts and plans
@@ -156,7 +158,10 @@ class TreeState:
 
     def attach(self, node: Node, component: Component, tier: Tier, pages: list[int]) -> None:
         """The node takes over the pages, one per page of it; it must have none there."""
-        node.parts[component.idx].pages[tier] = pages
+        part = node.parts[component.idx]
+        part.pages[tier] = pages
+        if part.locks[tier]:
+            self.num_protected[component.idx][tier] += len(pages)
         self.owned[component.idx][tier].update(pages)
         self.digest.changed(node)
         if component.is_base:
@@ -172,6 +177,8 @@ class TreeState:
         if pages is None:
             return []
         part.pages[tier] = None
+        if part.locks[tier]:  # only a window that is taken back: eviction skips what is locked
+            self.num_protected[component.idx][tier] -= len(pages)
         self.owned[component.idx][tier].difference_update(pages)
         self.digest.changed(node)
         if component.is_base:
@@ -211,16 +218,32 @@ class TreeState:
                 )
             seen.add(page)
 
+    # --- locks ----------------------------------------------------------------------------------
+
+    def lock(self, node: Node, idx: int, tier: Tier) -> None:
+        """Count one lock of component `idx` more."""
+        part = node.parts[idx]
+        part.locks[tier] += 1
+        if part.locks[tier] == 1:
+            self.num_protected[idx][tier] += len(part.pages[tier] or ())
+
+    def unlock(self, node: Node, idx: int, tier: Tier) -> None:
+        """Count one less."""
+        part = node.parts[idx]
+        part.locks[tier] -= 1
+        if not part.locks[tier]:
+            self.num_protected[idx][tier] -= len(part.pages[tier] or ())
+
     # --- order of use -----------------------------------------------------------------------------
 
     def reach(self, node: Node) -> list[int]:
         """By component, the pages back from the end of `node` of the whole nodes that it needs."""
-        return [covered_pages(node, component.need(node)) for component in self.components]
+        return [covered_pages(node, component.need(node.end)) for component in self.components]
 
     def touch(self, node: Node) -> None:
         """Mark what an end at `node` needs as used now."""
         for component in self.components:
-            nodes = suffix(node, component.need(node))
+            nodes = suffix(node, component.need(node.end))
             for used in nodes:
                 used.parts[component.idx].used_at = self.clock
             self.digest.changed(*nodes)

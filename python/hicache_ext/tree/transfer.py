@@ -23,6 +23,7 @@ from hicache_ext.tree.lock import acquire, release
 from hicache_ext.tree.node import Node, path, suffix
 from hicache_ext.tree.pages import checked_ids
 from hicache_ext.tree.results import BackupPlan, LoadBackPlan, Receipt, Span, TransferPlan
+from hicache_ext.tree.split import split
 from hicache_ext.tree.state import TreeState
 
 PlanT = TypeVar("PlanT", bound=TransferPlan)
@@ -67,6 +68,7 @@ def begin_load_back(state: TreeState, node_id: int) -> LoadBackPlan | None:
     """
     node = state.get(node_id)
     _check_restorable(state, node)
+    _cut_windows(state, node)
     reach = state.reach(node)
     spans = []
     for above in path(node):
@@ -90,7 +92,7 @@ def _check_restorable(state: TreeState, node: Node) -> None:
             views = gate.step(above)
         if views & VIEW_ANY:
             continue
-        needed = suffix(node, component.need(node))
+        needed = suffix(node, component.need(node.end))
         missing = [part for part in needed if not component.can_end(part)]
         lowest = missing[0] if missing else node
         first, end = lowest.start * state.page_size, lowest.end * state.page_size
@@ -98,6 +100,19 @@ def _check_restorable(state: TreeState, node: Node) -> None:
             f"node {node.id} cannot be loaded back: its {component.name} pages at tokens "
             f"{first}..{end} are on no tier"
         )
+
+
+def _cut_windows(state: TreeState, node: Node) -> None:
+    """Split the host pages that begin before what `node` needs, so that no more is loaded."""
+    for component in state.components:
+        num_pages = component.need(node.end)
+        nodes = suffix(node, num_pages)
+        if not nodes:
+            continue
+        first, cut = nodes[-1], node.end - num_pages - nodes[-1].start
+        device, host = first.parts[component.idx].pages
+        if cut > 0 and device is None and host is not None and component.divide(host, cut)[0]:
+            state.refresh(split(state, first, cut))
 
 
 def commit(

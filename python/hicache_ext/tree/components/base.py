@@ -49,9 +49,9 @@ class Component(ABC):
         """A fresh gate at the root, where every component is satisfied."""
 
     @abstractmethod
-    def need(self, node: Node) -> int:
-        """How many pages back from the end of `node` a sequence that ends there needs; those that
-        lie above the root do not count.
+    def need(self, end: int) -> int:
+        """How many pages back from its end a sequence of `end` pages needs; those that lie above
+        the root do not count.
 
         A lock pins them, a touch refreshes them, a load-back brings them to the device: the whole
         nodes that cover them.

@@ -36,8 +36,8 @@ class Full(Component):
     def gate(self) -> _FullGate:
         return _FullGate(self.idx)
 
-    def need(self, node: Node) -> int:
-        return node.end
+    def need(self, end: int) -> int:
+        return end
 
     def order(self, node: Node) -> int:
         return -node.end  # the deepest goes first

@@ -41,7 +41,7 @@ class Mamba(Component):
     def gate(self) -> _MambaGate:
         return _MambaGate(self.idx)
 
-    def need(self, node: Node) -> int:
+    def need(self, end: int) -> int:
         return 1
 
     def cuts(self, ids: Sequence[int]) -> list[int]:

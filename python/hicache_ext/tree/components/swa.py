@@ -61,5 +61,5 @@ class Swa(Component):
     def gate(self) -> _SwaGate:
         return _SwaGate(self.idx, self.window_pages)
 
-    def need(self, node: Node) -> int:
+    def need(self, end: int) -> int:
         return self.window_pages
