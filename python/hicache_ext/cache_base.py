@@ -1,0 +1,135 @@
+"""What all calls of the cache stand on: tree, pools, store and group wired up, and the tick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hicache_ext.agreement.auto import open_group
+from hicache_ext.agreement.group import Group
+from hicache_ext.agreement.schema import TickSchema
+from hicache_ext.config import CacheConfig
+from hicache_ext.errors import LayoutError
+from hicache_ext.flow.context import FlowContext
+from hicache_ext.flow.engine import FlowEngine
+from hicache_ext.flow.full_check import obey_check_variable
+from hicache_ext.flow.io import Io, ThreadIo
+from hicache_ext.flow.pools import PoolSet
+from hicache_ext.flow.prefetch import PrefetchOp
+from hicache_ext.flow.record import Record
+from hicache_ext.keys import page_keys, token_hash
+from hicache_ext.pool import PagePool
+from hicache_ext.stats import CacheStats
+from hicache_ext.storage.protocol import PageStore
+from hicache_ext.tier import Tier
+from hicache_ext.tree.components.swa import Swa
+from hicache_ext.tree.radix import RadixTree
+
+
+class CacheBase:
+    """One rank's tree, pools and engine; HiCache adds the calls of a request."""
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        device: Mapping[str, PagePool],
+        host: Mapping[str, PagePool],
+        store: PageStore | None = None,
+        group: Group | str | None = None,
+        io: Io | None = None,
+    ) -> None:
+        components = config.components()
+        names = [c.name for c in components]
+        if list(device) != names:
+            raise LayoutError(f"pools {list(device)} do not fit components {names}")
+        self.config = config
+        self.pools = PoolSet(device, host, config.page_size, needs_page_view=store is not None)
+        self.tree = RadixTree(
+            config.page_size, components, page_keys=page_keys, token_hash=token_hash
+        )
+        self.stats = CacheStats()
+        self._windows = {c.name: c.window_pages for c in components[1:] if isinstance(c, Swa)}
+        self._io = io or ThreadIo()
+        self._ctx = FlowContext(
+            page_size=config.page_size,
+            tree=self.tree,
+            pools=self.pools,
+            store=store,
+            io=self._io,
+            short_window=config.short_window,
+            prefetch_threshold_tokens=config.prefetch_threshold_tokens,
+            evict_for_reserve=self.evict,
+        )
+        self._prefetches: dict[int, PrefetchOp] = {}
+        # `alloc` evicts by what its own pool lacks: that must be the same on every rank.
+        check = obey_check_variable(self.tree)
+        same = f"{config}, device pages {self.pools.sizes(Tier.DEVICE)}, check {check!r}"
+        schema = TickSchema(names, config.num_slots, config.num_endpoint_lanes, config=same)
+        self.group, self._leave = open_group(group, schema.num_lanes, config.tick_deadline_s)
+        self._engine = FlowEngine(
+            schema,
+            self.group,
+            digest=lambda: self.tree.digest,
+            free_pages=self.pools.num_free,
+            log=self.tree.log,
+            depth=config.tick_depth,
+            deadline_s=config.tick_deadline_s,
+        )
+
+    def evict(self, tier: Tier, num_pages: Mapping[str, int]) -> None:
+        """Frees that many pages per pool, least recently used first, if they are unlocked."""
+        self.pools.take_back(self.tree.evict(tier, num_pages))
+
+    # -- the tick ----------------------------------------------------------------------------
+
+    @property
+    def num_in_flight(self) -> int:
+        """Ops that some later tick will end."""
+        return self._engine.num_in_flight
+
+    def num_free_pages(self, tier: Tier) -> dict[str, int]:
+        """The fewest free pages of any rank, by pool and by the last tick applied; 0 before it."""
+        return self.pools.of_tier(tier, self._engine.agreed_free_pages)
+
+    def tick(self) -> list[Record]:
+        """Once per scheduler step, on every rank: says how far it is, and applies what all said
+        `tick_depth` ticks ago; returns the ops that ended.
+
+        Raises:
+            AgreementError: a rank is late, dead or of another opinion. The cache is then unusable;
+                `close` still gives every page back.
+            HiCacheError: the cache is closed, or another thread is in a tick.
+            What else goes wrong on this rank, such as a TreeError: the cache is unusable, too.
+        """
+        self.publish()
+        return self.apply()
+
+    def publish(self) -> None:
+        """The first half of `tick`: says how far this rank is. Does not wait."""
+        self._engine.publish()
+
+    def apply(self) -> list[Record]:
+        """The second half of `tick`: waits for what was said `tick_depth` ticks ago, applies it."""
+        return self._ended(self._engine.apply())
+
+    def drain(self) -> list[Record]:
+        """Ticks until nothing is in flight, no tick either; as many on every rank."""
+        return self._ended(self._engine.drain())
+
+    def _ended(self, records: list[Record]) -> list[Record]:
+        for record in records:
+            self._prefetches.pop(record.op_id, None)
+        self.stats.count_records(records)
+        self.stats.count_waiting(self._engine.num_waiting, self._engine.max_waiting)
+        return records
+
+    def close(self) -> None:
+        """Stops: waits for local I/O, gives back what ops in flight hold, asks no other rank.
+
+        HiCacheError, and nothing is closed, while another thread is in a tick.
+        """
+        self._engine.close(self._io.close, self._leave)
+
+    def check_integrity(self) -> None:
+        """The tree's invariants, and that the tree owns exactly the attached pages of each pool."""
+        self.tree.check_integrity()
+        self.pools.check_owned(self.tree.owned_pages)
