@@ -55,11 +55,8 @@ class TreeEvents:
     def cleared(self) -> None:
         """The tree holds nothing: what was said before no longer matters."""
         self._pending, self._num_pages = [PageEvent(EventKind.CLEARED)], 0
-        self._is_lost = False
 
     def _add(self, event: PageEvent) -> None:
-        if self._is_lost:
-            return
         self._pending.append(event)
         self._num_pages += len(event.keys) // KEY_BYTES
         if self._num_pages > MAX_PENDING_PAGES:

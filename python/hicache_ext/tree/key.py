@@ -48,6 +48,14 @@ class KeyUnit(Enum):
         pairs[0::2], pairs[1::2] = words[:-1], words[1:]
         return pairs.tobytes()
 
+    def unpack(self, packed: bytes) -> list[Any]:
+        """The positions again: token ids, or (id, id) pairs."""
+        words = array("I", packed)
+        if sys.byteorder == "big":
+            words.byteswap()
+        ids = words.tolist()
+        return ids if self is KeyUnit.TOKEN else list(zip(ids[0::2], ids[1::2], strict=True))
+
     def key(self, tokens: Sequence[int] | bytes | Any) -> bytes:
         """What a call of the tree makes of its `tokens`: bytes are positions that pack() made."""
         if not isinstance(tokens, _PACKED):
