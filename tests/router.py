@@ -1,7 +1,7 @@
 """A router as the events' consumers build it: which blocks are where, from events alone.
 
 Strict where real ones forgive: a block is stored once, below a parent that is there, and removed
-only where it is.
+only where it is. Under write-back a block may be on the CPU below one that is on the GPU alone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 class Router:
     """Blocks by medium, each with its parent, its tokens and what separates it."""
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, page_size: int, has_gaps: bool = False) -> None:
         self.page_size = page_size
+        self.has_gaps = has_gaps
         self.blocks: dict[str, dict[int, tuple[int | None, tuple[Any, ...], tuple[Any, ...]]]] = {
             "GPU": {},
             "CPU": {},
@@ -37,7 +38,7 @@ class Router:
     ) -> None:
         blocks, parent = self.blocks[medium], parent_block_hash
         assert block_size == self.page_size and len(token_ids) == block_size * len(block_hashes)
-        assert parent is None or parent in blocks, f"parent {parent} is not on {medium}"
+        assert parent is None or self.has(parent, medium), f"parent {parent} is not on {medium}"
         for i, block in enumerate(block_hashes):
             assert block not in blocks, f"{block} is on {medium} already"
             tokens = token_ids[i * block_size : (i + 1) * block_size]
@@ -48,9 +49,13 @@ class Router:
         blocks = self.blocks[medium]
         for block in block_hashes:
             del blocks[block]
-        gone = set(block_hashes)
+        gone = {block for block in block_hashes if not self.has(block, medium)}
         orphans = [b for b, (parent, *_) in blocks.items() if parent in gone]
         assert not orphans, f"{orphans} on {medium} have lost their parent"
+
+    def has(self, block: int, medium: str) -> bool:
+        """Whether a block below this one may be on `medium`."""
+        return block in self.blocks[medium] or (self.has_gaps and block in self.blocks["GPU"])
 
     def AllBlocksCleared(self) -> None:
         for blocks in self.blocks.values():

@@ -22,7 +22,7 @@ FLOORS = (
     {"_C", "allocator", "arrays", "copy", "keys", "layout", "plan", "pool", "..."},
     {"agreement", "storage", "tree"},
     {"flow"},
-    {"cache", "config", "match", "stats"},
+    {"cache", "config", "events", "history", "match", "stats"},
     {"integrations"},
     {"cli"},
 )
