@@ -7,7 +7,7 @@ from group_worker import RankCommands
 from ranks import Rank
 from spans import fill_stores, make_tokens
 
-from hicache_ext import _C
+from hicache_ext.agreement import schema
 from hicache_ext.errors import AgreementError
 from hicache_ext.flow.io import ThreadIo
 from hicache_ext.pool import PageState
@@ -53,7 +53,7 @@ class CacheCommands(RankCommands):
 
     def update(self):
         """As a rank that was restarted with another version of the package."""
-        _C.LANE_FORMAT += 1
+        schema.VERSION += ".post1"
         self.begin_again()
 
     def close_cache(self):

@@ -90,3 +90,14 @@ def test_a_minimum_above_what_this_rank_sent_is_named(name):
     with pytest.raises(AgreementError) as error:
         unpack(SCHEMA, risen, 3, mine)
     assert f"lane {lane} ({name}): this rank has {mine[lane]}" in str(error.value)
+
+
+@pytest.mark.parametrize("what", ["VERSION", "_C.LANE_FORMAT"])
+def test_another_version_or_lane_format_is_another_schema(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = TickSchema(["full"])
+    monkeypatch.setattr(f"hicache_ext.agreement.schema.{what}", 99)
+    other = TickSchema(["full"])
+    assert mine.hash != other.hash and mine.num_lanes == other.num_lanes
+    assert " 99," in other.text

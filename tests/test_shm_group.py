@@ -103,6 +103,18 @@ def test_a_rank_that_cannot_look_does_not_take_its_peers_for_dead(name):
     rank.kill()
 
 
+def test_a_rank_spins_for_a_moment_and_then_sleeps(name):
+    """The first wait, which has no reason yet to take spinning for a waste."""
+    rank = ProcessRank()
+    rank.start("make_shm", name, 1, 2, 10, 10.0)
+    mine = ShmGroup(name, 0, 2, 10)
+    rank.finish()
+    rank.call("issue", LANES)
+    assert rank.call("cpu_of_waiting", 0.05) < 0.005  # of 0.05 that it would spin
+    mine.close()
+    rank.kill()
+
+
 def test_a_forked_child_does_not_leave_in_its_parents_name(name):
     first, second = enter(name)
     child = os.fork()

@@ -155,6 +155,12 @@ def test_a_depth_that_groups_do_not_have(depth: int) -> None:
         Rank(0, LocalGroup(), tick_depth=depth)
 
 
+@pytest.mark.parametrize("deadline_s", [0, -1, float("inf"), float("nan")])
+def test_a_deadline_that_nobody_can_keep(deadline_s: float) -> None:
+    with pytest.raises(LayoutError, match="tick_deadline_s="):
+        Rank(0, LocalGroup(), tick_deadline_s=deadline_s)
+
+
 def test_ranks_of_another_depth_are_told() -> None:
     groups = LocalGroup.simulated(2)
     ranks = [Rank(i, group, tick_depth=i) for i, group in enumerate(groups)]

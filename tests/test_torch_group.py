@@ -16,13 +16,17 @@ LANES = np.arange(10, dtype=np.int64)
 
 
 class DictStore:
-    """The three calls of a torch store that Attendance makes."""
+    """The four calls of a torch store that Attendance makes."""
 
     def __init__(self):
         self.content = {}
 
     def set(self, key, value):
         self.content[key] = value
+
+    def add(self, key, number):
+        self.content[key] = self.content.get(key, 0) + number
+        return self.content[key]
 
     def check(self, keys):
         return all(key in self.content for key in keys)
@@ -41,6 +45,17 @@ def test_attendance_names_who_does_not_wait_and_the_last_epochs():
     assert ranks[0].roll_call(5, 6) == ("rank 1 is", issued_by_rank([6, 5, 7, 8]))
     ranks[1].here(5, 6)
     assert ranks[0].roll_call(5, 6)[0] == "every rank waits, so the connection is"
+
+
+def test_attendance_takes_nothing_of_an_earlier_group_for_a_sign_of_life():
+    store = DictStore()
+    for rank in range(3):
+        old = Attendance(store, rank, 3)
+        old.here(1000, 1000)
+        old.note("of the past")
+    ranks = [Attendance(store, rank, 3) for rank in range(3)]
+    ranks[2].here(5, 6)
+    assert ranks[0].roll_call(5, 6) == ("rank 1 is", issued_by_rank([6, 5, 6]))
 
 
 def test_attendance_of_two_needs_no_store():

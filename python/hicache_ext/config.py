@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from hicache_ext.errors import LayoutError
 from hicache_ext.flow.context import ShortWindow
@@ -43,7 +44,7 @@ class CacheConfig:
             )
         if self.tick_depth not in (0, 1):
             raise LayoutError(f"tick_depth={self.tick_depth} must be 0 or 1")
-        if self.prefetch_threshold_tokens < 0 or self.tick_deadline_s <= 0:
+        if self.prefetch_threshold_tokens < 0 or not 0 < self.tick_deadline_s < inf:
             raise LayoutError(
                 f"prefetch_threshold_tokens={self.prefetch_threshold_tokens}, "
                 f"tick_deadline_s={self.tick_deadline_s}"

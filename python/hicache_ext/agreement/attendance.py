@@ -12,7 +12,7 @@ from typing import Any
 from hicache_ext.agreement.group import issued_by_rank
 
 _ACCESS_S = 0.25
-_WAITS, _NOTE = "hicache/waits/", "hicache/note/"
+_GROUPS, _WAITS, _NOTE = "hicache/groups/", "waits/", "note/"
 
 
 class Attendance:
@@ -22,17 +22,23 @@ class Attendance:
         self._store = store
         self.rank, self.size = rank, size
         self._written: int | None = None
+        # A store outlives its groups. Ranks make them together, so each can count by itself which
+        # one this is, and takes nothing that an earlier one wrote for a sign of life.
+        number = self._bounded(lambda s: s.add(f"{_GROUPS}{rank}", 1))
+        self._prefix = f"hicache/group/{number}/"
 
     def here(self, tick: int, num_issued: int) -> None:
         """This rank waits for `tick` and has issued `num_issued`."""
         if self._written == tick or self.size <= 2:
             return
         self._written = tick
-        self._bounded(lambda store: store.set(f"{_WAITS}{self.rank}", f"{tick} {num_issued}"))
+        self._bounded(
+            lambda store: store.set(f"{self._prefix}{_WAITS}{self.rank}", f"{tick} {num_issued}")
+        )
 
     def note(self, text: str) -> None:
         """What the others are told if this rank keeps them waiting."""
-        self._bounded(lambda store: store.set(f"{_NOTE}{self.rank}", text))
+        self._bounded(lambda store: store.set(f"{self._prefix}{_NOTE}{self.rank}", text))
 
     def roll_call(self, tick: int, num_issued: int) -> tuple[str, str]:
         """Who does not wait for `tick`, and the last epoch of each rank, in words.
@@ -43,7 +49,7 @@ class Attendance:
         counts: list[Any] = [f">={max(tick, 0)}"] * self.size
         counts[self.rank] = num_issued
         others = [rank for rank in range(self.size) if rank != self.rank]
-        waiting = {} if self.size == 2 else self._bounded(lambda s: _waiting(s, others, tick))
+        waiting = {} if self.size == 2 else self._bounded(lambda s: self._waiting(s, others, tick))
         if waiting is None:
             return f"1 to {len(others)} of the other ranks are", issued_by_rank(counts)
         for rank in others:
@@ -53,9 +59,19 @@ class Attendance:
             who = "every rank waits, so the connection is"
         else:
             who = f"rank {missing[0]} is" if len(missing) == 1 else f"ranks {missing} are"
-        notes = self._bounded(lambda s: _read(s, _NOTE, missing)) or {}
+        notes = self._bounded(lambda s: self._read(s, _NOTE, missing)) or {}
         says = "".join(f"; rank {rank} says: {text}" for rank, text in notes.items() if text)
         return who, issued_by_rank(counts) + says
+
+    def _read(self, store: Any, what: str, ranks: Iterable[int]) -> dict[int, str]:
+        """What each of `ranks` has written, if it has."""
+        keys = {rank: f"{self._prefix}{what}{rank}" for rank in ranks}
+        return {rank: store.get(key).decode() for rank, key in keys.items() if store.check([key])}
+
+    def _waiting(self, store: Any, ranks: Iterable[int], tick: int) -> dict[int, int]:
+        """How many ticks each of `ranks` that waits for `tick` has issued."""
+        written = {rank: text.split() for rank, text in self._read(store, _WAITS, ranks).items()}
+        return {rank: int(count) for rank, (at, count) in written.items() if int(at) >= tick}
 
     def _bounded(self, access: Callable[[Any], Any]) -> Any:
         """What `access` returns, or None if it fails or hangs; then the store is given up."""
@@ -76,14 +92,3 @@ class Attendance:
         if thread.is_alive():
             self._store = None
         return answer[0] if answer else None
-
-
-def _read(store: Any, what: str, ranks: Iterable[int]) -> dict[int, str]:
-    """What each of `ranks` has written, if it has."""
-    return {r: store.get(f"{what}{r}").decode() for r in ranks if store.check([f"{what}{r}"])}
-
-
-def _waiting(store: Any, ranks: Iterable[int], tick: int) -> dict[int, int]:
-    """How many ticks each of `ranks` that waits for `tick` has issued."""
-    written = {rank: text.split() for rank, text in _read(store, _WAITS, ranks).items()}
-    return {rank: int(count) for rank, (at, count) in written.items() if int(at) >= tick}

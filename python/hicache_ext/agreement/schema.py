@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hicache_ext import _C
 from hicache_ext.errors import AgreementError
+from hicache_ext.version import VERSION
 
 Lanes = npt.NDArray[np.int64]
 
@@ -93,7 +94,8 @@ class TickSchema:
     """The lanes of every tick of one configuration: a fixed number, whatever is in flight.
 
     `pools` are the names in registry order; they must be the same, in the same order, on every
-    rank, which the hash in each tick verifies, and with it whatever `config` says in words.
+    rank, which the hash in each tick verifies, and with it the version of the package and whatever
+    `config` says in words.
     AgreementError for a name that is empty or appears twice, for too many pools, or for less than
     one slot or endpoint lane.
     """
@@ -113,8 +115,8 @@ class TickSchema:
             if not name or name in self.pools[:i]:
                 raise AgreementError(f"pool {i} is named {name!r}: empty or not unique")
         self.text = (
-            f"format {_C.LANE_FORMAT}, pools {self.pools}, {num_slots} slots, "
-            f"{num_endpoint_lanes} endpoint lanes, {config}"
+            f"hicache_ext {VERSION}, lane format {_C.LANE_FORMAT}, pools {self.pools}, "
+            f"{num_slots} slots, {num_endpoint_lanes} endpoint lanes, {config}"
         )
         digest = hashlib.blake2b(self.text.encode(), digest_size=8, person=b"hicache-tick").digest()
         self.hash: int = int.from_bytes(digest, "little") >> 2
