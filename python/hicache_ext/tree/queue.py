@@ -149,4 +149,5 @@ class EvictQueue:
                 found.append(f"{where}: node {node.id} flag {queued}, entry {node.id in known}")
             if not queued and can_drop(node, self._component, self._tier, self._components):
                 found.append(f"{where}: candidate {node.id} is not queued")
-        return found
+        law = "I6" if self._component.is_base else "I7"
+        return [f"{text} ({law})" for text in found]
