@@ -225,7 +225,7 @@ def damages() -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("damage", damages(), ids=str)
+@pytest.mark.parametrize("damage", damages())
 def test_a_damaged_file_is_measured_anew(cache: Path, damage) -> None:
     save_model(FACTS, PCIE5)
     path = cache_file(FACTS)
