@@ -22,7 +22,17 @@ FLOORS = (
     {"_C", "allocator", "arrays", "copy", "keys", "layout", "plan", "pool", "..."},
     {"agreement", "storage", "tree"},
     {"flow"},
-    {"cache", "config", "events", "history", "match", "stats"},
+    {
+        "cache",
+        "cache_base",
+        "cache_store",
+        "cache_transfer",
+        "config",
+        "events",
+        "history",
+        "match",
+        "stats",
+    },
     {"integrations"},
     {"cli"},
 )
