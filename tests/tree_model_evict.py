@@ -2,11 +2,12 @@
 time.
 """
 
-from tree_model import DEVICE, HOST, Model, Page
+from tree_model import DEVICE, HOST, Page
+from tree_model_host import HostModel
 
 
-class EvictingModel(Model):
-    """Model plus evict() and clear()."""
+class EvictingModel(HostModel):
+    """HostModel plus evict() and clear()."""
 
     def below(self, end):
         """The ends of the nodes right below `end`."""
