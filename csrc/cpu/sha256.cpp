@@ -126,6 +126,10 @@ BlockFn choose(Sha256Impl impl) {
   return impl != Sha256Impl::kPortable && has_sha_ni() ? compress_sha_ni : compress_portable;
 }
 
+void store_digest(const State& state, std::uint8_t* digest) {
+  for (int i = 0; i < 8; ++i) store_big_endian(digest + 4 * i, state[i]);
+}
+
 // One message in parts: whole blocks are hashed where they lie.
 class Message {
  public:
@@ -161,7 +165,7 @@ class Message {
     store_big_endian(held_ + 56, static_cast<std::uint32_t>(num_bits >> 32));
     store_big_endian(held_ + 60, static_cast<std::uint32_t>(num_bits));
     compress_(state_, held_, 1);
-    for (int i = 0; i < 8; ++i) store_big_endian(digest + 4 * i, state_[i]);
+    store_digest(state_, digest);
   }
 
  private:
@@ -170,6 +174,56 @@ class Message {
   std::uint8_t held_[kSha256BlockBytes] = {};
   std::size_t held_bytes_ = 0;
   std::size_t total_bytes_ = 0;
+};
+
+// The messages of a chain, all of one length: 32 bytes of the last key and a page. The padding is
+// laid out once. Whole blocks of tokens are hashed where they lie:
+//
+//   head [ key 32 | tokens 32 ]   tokens [ 64 ] ...   tail [ tokens | 0x80 0 .. length ]
+//
+// A page of less than 32 bytes has no head of its own: all of it is in the tail.
+class ChainedPage {
+ public:
+  ChainedPage(BlockFn compress, std::size_t page_bytes) : compress_(compress) {
+    const std::size_t total_bytes = kSha256Bytes + page_bytes;
+    held_bytes_ = total_bytes % kSha256BlockBytes;
+    num_middle_blocks_ = total_bytes < kSha256BlockBytes ? 0 : total_bytes / kSha256BlockBytes - 1;
+    num_tail_blocks_ = held_bytes_ + 9 > kSha256BlockBytes ? 2 : 1;
+    has_head_ = total_bytes >= kSha256BlockBytes;
+    std::uint8_t* end = tail_ + num_tail_blocks_ * kSha256BlockBytes;
+    tail_[held_bytes_] = 0x80;
+    const std::uint64_t num_bits = std::uint64_t{total_bytes} * 8;
+    store_big_endian(end - 8, static_cast<std::uint32_t>(num_bits >> 32));
+    store_big_endian(end - 4, static_cast<std::uint32_t>(num_bits));
+  }
+
+  void hash(const std::uint8_t* previous, const std::uint8_t* tokens, std::uint8_t* key) {
+    State state = kInitialState;
+    std::uint8_t* rest = tail_;
+    std::size_t rest_bytes = held_bytes_;
+    if (has_head_) {
+      constexpr std::size_t kTokenBytes = kSha256BlockBytes - kSha256Bytes;
+      std::memcpy(head_, previous, kSha256Bytes);
+      std::memcpy(head_ + kSha256Bytes, tokens, kTokenBytes);
+      compress_(state, head_, 1);
+      compress_(state, tokens + kTokenBytes, num_middle_blocks_);
+      tokens += kTokenBytes + num_middle_blocks_ * kSha256BlockBytes;
+    } else {
+      std::memcpy(tail_, previous, kSha256Bytes);
+      rest += kSha256Bytes, rest_bytes -= kSha256Bytes;
+    }
+    std::memcpy(rest, tokens, rest_bytes);
+    compress_(state, tail_, num_tail_blocks_);
+    store_digest(state, key);
+  }
+
+ private:
+  BlockFn compress_;
+  std::uint8_t head_[kSha256BlockBytes] = {};
+  std::uint8_t tail_[2 * kSha256BlockBytes] = {};
+  std::size_t held_bytes_ = 0;  // of the message, in the tail
+  std::size_t num_middle_blocks_ = 0, num_tail_blocks_ = 0;
+  bool has_head_ = false;
 };
 
 }  // namespace
@@ -188,16 +242,19 @@ void sha256(const std::uint8_t* data, std::size_t num_bytes, std::uint8_t* diges
 
 void page_key_chain(const PageKeyParams& params, Sha256Impl impl) {
   const BlockFn compress = choose(impl);
-  const std::uint8_t* previous = params.seed;
-  std::size_t previous_bytes = params.seed_bytes;
-  for (std::size_t page = 0; page < params.num_pages; ++page) {
-    std::uint8_t* key = params.keys + page * kSha256Bytes;
+  std::size_t page = 0;
+  if (params.num_pages > 0 && params.seed_bytes != kSha256Bytes) {  // a first key of its own length
     Message message(compress);
-    message.update(previous, previous_bytes);
-    message.update(params.tokens + page * params.page_bytes, params.page_bytes);
-    message.finish(key);
-    previous = key;
-    previous_bytes = kSha256Bytes;
+    message.update(params.seed, params.seed_bytes);
+    message.update(params.tokens, params.page_bytes);
+    message.finish(params.keys);
+    page = 1;
+  }
+  ChainedPage chained(compress, params.page_bytes);
+  for (; page < params.num_pages; ++page) {
+    std::uint8_t* key = params.keys + page * kSha256Bytes;
+    const std::uint8_t* previous = page == 0 ? params.seed : key - kSha256Bytes;
+    chained.hash(previous, params.tokens + page * params.page_bytes, key);
   }
 }
 
