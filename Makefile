@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv and builds; a second run only does what changed.
-#   make demo  test  test-long  sim  sim-long  lint  build  sanitize  bench-NAME  nsys  gpu  clean
+#   make demo  test  test-long  fuzz  sim  sim-long  lint  build  sanitize  bench-NAME  nsys  gpu  clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ FORMATTED = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := build
-.PHONY: demo test test-long sim sim-long sanitize lint build nsys need-nsys gpu clean FORCE
+.PHONY: demo test test-long fuzz sim sim-long sanitize lint build nsys need-nsys gpu clean FORCE
 
 demo: build $(VENV)/.stamp-demo
 	$(BIN)/hicache demo
@@ -30,6 +30,11 @@ sim: build
 
 sim-long: build
 	$(SIM) --num 1000000
+
+# Sequences of calls of the radix tree against a plain model; SEED=n replays one.
+NUM ?= 2000
+fuzz: build
+	PYTHONPATH=tests $(BIN)/python -m tree_seeds $(or $(SEED),--num $(NUM))
 
 # The C++ tests under ASan, UBSan and TSan.
 sanitize: build

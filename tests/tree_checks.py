@@ -1,50 +1,46 @@
 """Comparing the tree with the plain model, both ways."""
 
-import pytest
-
 
 def compare(tree, model):
     """Everything in the model is in the tree, and nothing else is: structure, pages, locks, order
-    of use.
+    of use. `tree` is one rank's, in the model's page ids.
     """
-    state = tree._state
-    size = state.page_bytes
+    size = tree.page_size * 4
+    ends = {}  # by node id: the model's page that the node ends at
     num_pages = 0
-    assert set(state.roots) == set(model.roots)
-    assert state.clock == model.clock
-    for namespace, root in state.roots.items():
-        todo = [(root, model.roots[namespace])]
-        while todo:
-            node, page = todo.pop()
-            if page.node_id is None:
-                page.node_id = node.id
-            assert page.node_id == node.id, "a node has another id than before"
-            for child in node.children.values():
-                inner = page
-                for i in range(child.num_pages):
-                    assert inner is page or not inner.cut, f"node {child.id} should be cut"
-                    inner = inner.children.get(child.key[i * size : (i + 1) * size])
-                    assert inner is not None, f"node {child.id}: page {i} is not in the model"
-                    compare_page(tree, child, i, inner, model.kinds)
-                assert inner.cut, f"node {child.id} should not end here"
-                num_pages += child.num_pages
-                todo.append((child, inner))
-    assert num_pages == len(model.pages()), "the model has pages that the tree has not"
+    for row in tree.rows():
+        if row.parent == row.id:
+            page = model.roots[row.namespace]
+            assert row.num_hits == page.hits, f"root {row.id}: hits {row.num_hits}, {page.hits}"
+        else:
+            page = ends[row.parent]
+            run = []
+            for i in range(0, len(row.key), size):
+                assert not run or not page.cut, f"node {row.id} should be cut"
+                page = page.children.get(row.key[i : i + size])
+                assert page is not None, f"node {row.id}: page {i // size} is not in the model"
+                run.append(page)
+            assert page.cut, f"node {row.id} should not end here"
+            compare_node(row, run, model.kinds)
+            num_pages += len(run)
+        assert page.node_id in (None, row.id), "a node has another id than before"
+        page.node_id = row.id
+        ends[row.id] = page
+    assert set(model.roots.values()) <= set(ends.values())
+    assert num_pages == model.count_pages(), "the model has pages that the tree has not"
 
 
-def compare_page(tree, node, i, page, kinds):
-    assert (node.made_at, node.num_hits, node.priority) == (page.made, page.hits, page.priority)
-    for component, kind, part in zip(tree.components, kinds, node.parts, strict=True):
-        rows = [value and component.spread(value, node.num_pages) for value in part.pages]
-        held = [None if row is None or row[i] < 0 else row[i] for row in rows]
-        where = f"node {node.id} page {i} {kind}"
-        assert held == page.held[kind], f"{where}: tree {held}, model {page.held[kind]}"
-        assert part.locks == page.locks[kind], f"{where}: {part.locks}, {page.locks[kind]}"
-        assert part.used_at == page.used[kind], f"{where}: {part.used_at}, {page.used[kind]}"
-
-
-def expect_unchanged(fuzz, error, call):
-    digest, shown = fuzz.tree.digest, fuzz.tree.show()
-    with pytest.raises(error):
-        call()
-    assert fuzz.tree.digest == digest and fuzz.tree.show() == shown
+def compare_node(row, run, kinds):
+    """Page by page: a node stands for its pages, and what it holds lies at its right end."""
+    expected = [(page.made, page.hits, page.priority) for page in run]
+    found = row.made_at, row.num_hits, row.priority
+    assert expected == [found] * len(run), f"node {row.id}: {found}, in the model {expected}"
+    for kind, part in zip(kinds, row.parts, strict=True):
+        for tier, pages in ((0, part.device), (1, part.host)):
+            expected = [page.held[kind][tier] for page in run]
+            held = pages or []
+            held = [None] * (len(run) - len(held)) + held
+            assert held == expected, f"node {row.id} {kind}, tier {tier}: {held}, {expected}"
+        expected = [(*page.locks[kind], page.used[kind]) for page in run]
+        found = part.device_locks, part.host_locks, part.used_at
+        assert expected == [found] * len(run), f"node {row.id} {kind}: {found}, {expected}"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from tree_model import DEVICE, HOST
 from tree_ops import op
 
-from hicache_ext.allocator import PageState
 from hicache_ext.errors import TreeError
 
 
@@ -13,21 +12,23 @@ from hicache_ext.errors import TreeError
 class Copy:
     """A backup or load-back that is on its way."""
 
-    plans: tuple
+    plans: tuple  # one per rank
     target: int
     pages: dict  # the model's pages, by kind
     ids: dict  # target page ids, by kind
     pins: list
 
+    @property
+    def is_backup(self):
+        return self.target == HOST
+
     def abort(self, fuzz):
-        name = "abort_backup" if self.target == HOST else "abort_load_back"
-        for tree, plan in zip((fuzz.tree, fuzz.twin), self.plans, strict=True):
-            getattr(tree, name)(plan)
+        name = "abort_backup" if self.is_backup else "abort_load_back"
+        fuzz.each(name, self.plans)
         for counted in self.pins:
             fuzz.model.unlock(counted)
         for kind, ids in self.ids.items():
-            fuzz.pools[kind, self.target].move(ids, PageState.RESERVED)
-            fuzz.pools[kind, self.target].free(ids)
+            fuzz.pools[kind, self.target].give_back(ids, fuzz.pools[kind, self.target].io)
 
 
 @op(4)
@@ -40,26 +41,27 @@ def begin_copy(fuzz):
     options = fuzz.backup_options(end) if source == DEVICE else {}
     pages = {kind: fuzz.model.missing(end, kind, source, target, **options) for kind in fuzz.kinds}
     if None in pages.values():
-        fuzz.refused(TreeError, lambda: getattr(fuzz.tree, name)(end.node_id))
+        fuzz.refused(TreeError, lambda tree: getattr(tree, name)(end.node_id))
         return
     if source == HOST:
         fuzz.model.cut_windows(end)
         pages = {kind: fuzz.model.missing(end, kind, source, target) for kind in fuzz.kinds}
-    plans = tuple(getattr(tree, name)(end.node_id, **options) for tree in (fuzz.tree, fuzz.twin))
+    plans = fuzz.each(name, end.node_id, **options)
     if not any(pages.values()):
-        assert plans == (None, None)
+        assert plans is None
         return
-    sources = plans[0].device_pages if source == DEVICE else plans[0].host_pages
     expected = {kind: [page.held[kind][source] for page in pages[kind]] for kind in fuzz.kinds}
-    assert sources == expected
-    assert plans[0].num_pages == {kind: len(pages[kind]) for kind in fuzz.kinds}
+    num_pages = {kind: len(pages[kind]) for kind in fuzz.kinds}
+    for tree, plan in zip(fuzz.ranks.trees, plans, strict=True):
+        assert tree.sources(plan) == (expected, num_pages)
     copy = Copy(plans, target, pages, {}, pin(fuzz, end, pages, source))
     for kind in fuzz.kinds:
         ids = fuzz.alloc(kind, target, len(pages[kind]))
         if ids is None:
             copy.abort(fuzz)
             return
-        fuzz.pools[kind, target].move(ids, PageState.IO)
+        pool = fuzz.pools[kind, target]
+        pool.move(ids, pool.reserved, pool.io)
         copy.ids[kind] = ids
     fuzz.copies.append(copy)
 
@@ -83,20 +85,14 @@ def end_copy(fuzz):
     if fuzz.rng.random() < 0.25:
         copy.abort(fuzz)
         return
-    name = "commit_backup" if copy.target == HOST else "commit_load_back"
-    results = [
-        getattr(tree, name)(plan, copy.ids)
-        for tree, plan in zip((fuzz.tree, fuzz.twin), copy.plans, strict=True)
-    ]
+    name = "commit_backup" if copy.is_backup else "commit_load_back"
+    result = fuzz.each(name, copy.plans, copy.ids)
     unused = fuzz.model.commit_copy(copy.pages, copy.target, copy.ids)
     for counted in copy.pins:
         fuzz.model.unlock(counted)
-    assert results[0] == results[1] == unused
+    assert result == unused
     for kind, ids in copy.ids.items():
-        fuzz.pools[kind, copy.target].move(
-            [i for i in ids if i in unused[kind]], PageState.RESERVED
-        )
-        kept = [page for page in ids if page not in unused[kind]]
-        fuzz.pools[kind, copy.target].move(kept, PageState.ATTACHED)
-        fuzz.pools[kind, copy.target].free(unused[kind])
-    fuzz.refused(TreeError, lambda: getattr(fuzz.tree, name)(copy.plans[0], copy.ids))
+        pool = fuzz.pools[kind, copy.target]
+        pool.move(ids, pool.io, pool.reserved)
+        fuzz.settle(kind, copy.target, ids, unused[kind])
+    fuzz.refused(TreeError, lambda tree: getattr(tree, name)(copy.plans[0], copy.ids))

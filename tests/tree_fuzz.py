@@ -1,27 +1,33 @@
-"""One fuzz run: a tree, a twin that gets the same calls, the plain model, and the pools' ledgers.
+"""One fuzz run: 1 to 4 ranks with the same calls, the plain model, and the pools' ledgers.
 
 After every op: invariants of the tree, tree equal to model page by page, ledgers equal to what the
-tree owns and what is in flight, and the twin's digest equal to the tree's.
+tree owns and what is in flight, and the digests of all ranks equal.
 """
 
 import random
 
-import tree_copy_ops  # noqa: F401  (registers its ops)
-from tree_checks import compare, expect_unchanged
+import pytest
+import tree_bad_calls  # noqa: F401  (these two register their ops)
+import tree_copy_ops  # noqa: F401
+from tree_checks import compare
 from tree_keys import GENERATORS, page_keys
 from tree_model import DEVICE, HOST
 from tree_model_evict import EvictingModel
 from tree_ops import OPS
+from tree_pools import Pool
+from tree_ranks import Ranks
 
-from hicache_ext.allocator import PageAllocator, PageState
 from hicache_ext.tier import Tier
 from hicache_ext.tree import Full, HostPaths, Mamba, RadixTree, Strategy, Swa
 
 TIERS = (DEVICE, HOST)
+MAX_PAGES = 40
+MASKS = (0, 21, 42, 63)  # page ^ mask: by rank, the rank's own id of the page
+ALL_EVERY = 25  # ops between two checks of all ranks in full
 
 
 class Fuzz:
-    """`seed` decides everything: shape of the tree, pools, prompts, weights, ops."""
+    """`seed` decides everything: shape of the tree, ranks, pools, prompts, weights, ops."""
 
     def __init__(self, seed):
         self.rng = rng = random.Random(seed)
@@ -33,21 +39,20 @@ class Fuzz:
         has_states, has_gaps = rng.random() < 0.4, rng.random() < 0.3
         strategy = rng.choice([*Strategy])
         policies = (window_tokens, has_states, strategy, has_gaps)
-        self.tree, self.twin = (self.make_tree(*policies) for _ in range(2))
+        num_ranks = rng.choice((1, 1, 1, 2, 2, 3, 4))
+        trees = [self.make_tree(*policies) for _ in range(num_ranks)]
+        self.ranks = Ranks(trees, MASKS[:num_ranks])
+        self.each, self.tree = self.ranks.each, self.ranks.trees[0]
         self.model = EvictingModel(window, states=has_states, strategy=strategy, gaps=has_gaps)
         self.kinds = self.model.kinds
-        self.pools = {}
-        for kind in self.kinds:
-            for tier in TIERS:
-                name = f"{kind} {Tier(tier).name}"
-                self.pools[kind, tier] = PageAllocator(rng.randint(8, 40), name)
+        self.pools = {
+            (kind, tier): Pool(rng.randint(8, MAX_PAGES)) for kind in self.kinds for tier in TIERS
+        }
         generators = rng.sample(GENERATORS, rng.randint(1, len(GENERATORS)))
         self.prompts = [make(rng, self.page_size) for make in generators]
         self.namespaces = (b"", b"lora")[: rng.randint(1, 2)]
-        self.locks, self.copies = (
-            [],
-            [],
-        )  # open receipts and plans, with what the model knows of them
+        # Open receipts and plans, with what the model knows of them.
+        self.locks, self.copies = [], []
         self.weights = [op.weight * rng.choice((0, 1, 1, 4)) for op in OPS]
         self.weights[0] = self.weights[1] = 8  # match and insert: without them nothing happens
         self.log = []
@@ -64,33 +69,31 @@ class Fuzz:
             self.log.append(op.__name__)
             op(self)
             self.verify()
+            if len(self.log) % ALL_EVERY == 0:
+                self.ranks.check_all()
         self.finish()
 
     def verify(self):
         self.tree.check_integrity()
+        self.ranks.check_alike()
         compare(self.tree, self.model)
-        assert self.tree.digest == self.twin.digest
         in_flight = {key: set() for key in self.pools}
         for copy in self.copies:
             for kind, ids in copy.ids.items():
                 in_flight[kind, copy.target].update(ids)
         for (kind, tier), pool in self.pools.items():
-            attached = self.tree.owned_pages(Tier(tier), kind)
-            assert pool.pages_in(PageState.ATTACHED) == attached
-            assert set(pool.pages_in(PageState.IO)) == in_flight[kind, tier]
-            assert not pool.counts()[PageState.RESERVED]
+            pool.check(self.tree.owned_pages(Tier(tier), kind), in_flight[kind, tier])
 
     def finish(self):
         """Give everything back: nothing may be left, in the tree or in a pool."""
-        for receipt, twin_receipt, counted in self.locks:
-            self.tree.unlock(receipt)
-            self.twin.unlock(twin_receipt)
+        for receipts, counted in self.locks:
+            self.each("unlock", receipts)
             self.model.unlock(counted)
         for copy in self.copies:
             copy.abort(self)
         self.locks, self.copies = [], []
         self.verify()
-        self.twin.check_integrity()
+        self.ranks.check_all()
         for tier in TIERS:
             self.clear(tier)
             self.verify()
@@ -99,13 +102,6 @@ class Fuzz:
         assert not self.model.pages()
 
     # --- what the ops are made of -----------------------------------------------------------------
-
-    def both(self, name, *args, **kwargs):
-        """The same call on the tree and on its twin: equal results or equal errors."""
-        result = getattr(self.tree, name)(*args, **kwargs)
-        twin = getattr(self.twin, name)(*args, **kwargs)
-        assert result == twin, (name, result, twin)
-        return result
 
     def prompt(self):
         """(tokens, keys of its whole pages, namespace)"""
@@ -138,19 +134,18 @@ class Fuzz:
 
     def settle(self, kind, tier, ids, released):
         """The tree kept `ids` but for `released`."""
-        pool = self.pools[kind, tier]
-        kept = [page for page in ids if page >= 0 and page not in set(released)]
-        pool.move(kept, PageState.ATTACHED)
-        pool.free(released)
+        pool, gone = self.pools[kind, tier], set(released)
+        pool.move([page for page in ids if page not in gone], pool.reserved, pool.attached)
+        pool.give_back(released, pool.reserved)
 
     def evict(self, tier, wanted):
-        result = self.both("evict", Tier(tier), wanted)
+        result = self.each("evict", Tier(tier), wanted)
         freed = self.model.evict(tier, wanted)
         assert result.on(Tier(tier)) == freed, (wanted, result, freed)
         self.after_evict(tier, result, freed)
 
     def clear(self, tier):
-        result = self.both("clear", Tier(tier))
+        result = self.each("clear", Tier(tier))
         freed = self.model.clear(tier)
         for kind in self.kinds:
             assert sorted(result.on(Tier(tier))[kind]) == sorted(freed[kind])
@@ -160,9 +155,14 @@ class Fuzz:
         other, lost = result.on(Tier(1 - tier)), self.model.lost
         for kind in self.kinds:
             assert sorted(other[kind]) == sorted(lost[kind])
-            self.pools[kind, tier].free(freed[kind])
-            self.pools[kind, 1 - tier].free(lost[kind])
+            for side, ids in ((tier, freed[kind]), (1 - tier, lost[kind])):
+                pool = self.pools[kind, side]
+                pool.give_back(ids, pool.attached)
 
     def refused(self, error, call):
-        """`call` raises and nothing has changed."""
-        expect_unchanged(self, error, call)
+        """`call` on some rank's tree raises and nothing has changed."""
+        tree = self.rng.choice(self.ranks.trees)
+        digest, rows = tree.digest, tree.rows()
+        with pytest.raises(error):
+            call(tree)
+        assert tree.digest == digest and tree.rows() == rows

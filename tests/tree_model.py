@@ -56,6 +56,13 @@ class Model:
                 found.append(page)
         return found
 
+    def count_pages(self):
+        num_pages, todo = 0, list(self.roots.values())
+        for page in todo:  # grows while it is read
+            todo.extend(page.children.values())
+            num_pages += page.parent is not None
+        return num_pages
+
     def ends(self):
         return [page for page in self.pages() if page.cut]
 

@@ -1,4 +1,4 @@
-"""The ops of the tree's fuzz: each draws its arguments, calls tree, twin and model, and compares
+"""The ops of the tree's fuzz: each draws its arguments, calls all ranks and the model, and compares
 results.
 """
 
@@ -6,6 +6,7 @@ from tree_keys import page_keys
 from tree_model import DEVICE, HOST
 
 from hicache_ext.errors import TreeError
+from hicache_ext.keys import namespace_seed, page_keys_py
 from hicache_ext.tier import Tier
 
 OPS = []
@@ -23,7 +24,7 @@ def op(weight):
 @op(8)
 def match(fuzz):
     tokens, keys, namespace = fuzz.prompt()
-    result = fuzz.both("match_prefix", tokens, namespace)
+    result = fuzz.each("match_prefix", tokens, namespace)
     ends = fuzz.model.match(keys, namespace)
     ids = (result.node, result.device_node, result.host_node, result.full_node)
     lengths = (
@@ -39,7 +40,10 @@ def match(fuzz):
                 expected = [-1 if page is None else page for page in held]
                 assert fuzz.tree.path_pages(node_id, kind, Tier(tier)) == expected
                 assert fuzz.tree.path_pages(node_id, kind, Tier(tier), 2) == expected[-2:]
-    assert fuzz.tree.keys(ids[3]) == fuzz.twin.keys(ids[3])
+    path = b"".join(keys[: ends[3].depth])
+    assert fuzz.each("keys", ids[3]) == page_keys_py(
+        path, fuzz.page_size, namespace_seed(namespace)
+    )
 
 
 def holes(fuzz, num_pages):
@@ -61,7 +65,7 @@ def insert(fuzz):
         fresh[kind] = fuzz.alloc(kind, DEVICE, len(keys))
         if fresh[kind] is None:
             for other, ids in fresh.items():
-                fuzz.pools[other, DEVICE].free(ids or [])
+                fuzz.pools[other, DEVICE].give_back(ids or [], fuzz.pools[other, DEVICE].reserved)
             return
     again = (
         fuzz.rng.random() < 0.7
@@ -80,9 +84,9 @@ def insert(fuzz):
             for own, new, want in zip(held, fresh[kind], wanted[kind], strict=True)
         ]
         unused = [page for page in fresh[kind] if page not in ids[kind]]
-        fuzz.pools[kind, DEVICE].free(unused)
+        fuzz.pools[kind, DEVICE].give_back(unused, fuzz.pools[kind, DEVICE].reserved)
     priority = fuzz.rng.choice((0, 0, 1, -3))
-    result = fuzz.both("insert", tokens, ids, namespace, priority)
+    result = fuzz.each("insert", tokens, ids, namespace, priority)
     end, present, released = fuzz.model.insert(keys, ids, namespace, priority)
     assert result.released == released
     assert result.num_tokens == len(keys) * fuzz.page_size == end.depth * fuzz.page_size
@@ -104,19 +108,18 @@ def lock(fuzz):
         wanted = {kind: fuzz.rng.randint(0, end.depth) for kind in fuzz.kinds}
         reach = {kind: fuzz.model.whole_nodes(end, count) for kind, count in wanted.items()}
         reach["full"] = fuzz.model.chain(end)
-    receipts = [tree.lock(end.node_id, Tier(tier), wanted) for tree in (fuzz.tree, fuzz.twin)]
-    fuzz.locks.append((*receipts, fuzz.model.lock(end, tier, reach)))
+    receipts = fuzz.each("lock", end.node_id, Tier(tier), wanted)
+    fuzz.locks.append((receipts, fuzz.model.lock(end, tier, reach)))
 
 
 @op(4)
 def unlock(fuzz):
     if not fuzz.locks:
         return
-    receipt, twin_receipt, counted = fuzz.locks.pop(fuzz.rng.randrange(len(fuzz.locks)))
-    fuzz.tree.unlock(receipt)
-    fuzz.twin.unlock(twin_receipt)
+    receipts, counted = fuzz.locks.pop(fuzz.rng.randrange(len(fuzz.locks)))
+    fuzz.each("unlock", receipts)
     fuzz.model.unlock(counted)
-    fuzz.refused(TreeError, lambda: fuzz.tree.unlock(receipt))
+    fuzz.refused(TreeError, lambda tree: tree.unlock(receipts[0]))
 
 
 @op(1)
@@ -126,13 +129,10 @@ def release_window(fuzz):
     if not fuzz.locks or not kinds:
         return
     kind, at = fuzz.rng.choice(kinds), fuzz.rng.randrange(len(fuzz.locks))
-    *receipts, counted = fuzz.locks[at]
-    left = [
-        tree.release_window(receipt, kind)
-        for tree, receipt in zip((fuzz.tree, fuzz.twin), receipts, strict=True)
-    ]
-    fuzz.locks[at] = (*left, fuzz.model.release_window(counted, kind))
-    fuzz.refused(TreeError, lambda: fuzz.tree.release_window(receipts[0], kind))
+    receipts, counted = fuzz.locks[at]
+    left = fuzz.each("release_window", receipts, kind)
+    fuzz.locks[at] = left, fuzz.model.release_window(counted, kind)
+    fuzz.refused(TreeError, lambda tree: tree.release_window(receipts[0], kind))
 
 
 @op(4)
@@ -145,9 +145,9 @@ def evict(fuzz):
 def coldest(fuzz):
     kind, tier = fuzz.rng.choice(fuzz.kinds), fuzz.rng.choice((DEVICE, HOST))
     count = fuzz.rng.randint(0, 9)
-    nodes = fuzz.both("coldest", Tier(tier), kind, count)
+    nodes = fuzz.each("coldest", Tier(tier), kind, count)
     assert nodes == [end.node_id for end in fuzz.model.coldest(kind, tier, count)]
-    counts = fuzz.both("page_counts", Tier(tier), kind)
+    counts = fuzz.each("page_counts", Tier(tier), kind)
     assert (counts.num_evictable, counts.num_protected) == fuzz.model.page_counts(kind, tier)
 
 
@@ -160,13 +160,13 @@ def clear(fuzz):
 def prefetch(fuzz):
     """insert_host below an anchor, then mostly a window, as the flow of a prefetch does it."""
     tokens, keys, namespace = fuzz.prompt()
-    fuzz.both("match_prefix", tokens, namespace)
+    fuzz.each("match_prefix", tokens, namespace)
     anchor = fuzz.model.match(keys, namespace)[fuzz.rng.choice((0, 2, 2, 3))]
     if anchor.node_id is None:
         fuzz.verify()  # shows the model the id of a node that was just split off
     span = keys[anchor.depth :]
     span = span[: fuzz.rng.randint(0, len(span))]
-    hold = [tree.lock(anchor.node_id, Tier.HOST) for tree in (fuzz.tree, fuzz.twin)]
+    hold = fuzz.each("lock", anchor.node_id, Tier.HOST)
     counted = fuzz.model.lock(anchor, HOST)
     ids = fuzz.alloc("full", HOST, len(span))
     end = anchor
@@ -176,7 +176,7 @@ def prefetch(fuzz):
             first : first + len(span) * fuzz.page_size + fuzz.rng.randrange(fuzz.page_size)
         ]
         assert page_keys(part, fuzz.page_size)[: len(span)] == span
-        result = fuzz.both("insert_host", anchor.node_id, b"".join(span), ids)
+        result = fuzz.each("insert_host", anchor.node_id, b"".join(span), ids)
         end, present, released = fuzz.model.insert_host(anchor, span, ids)
         assert (result.node is None) == (end is None)
         assert (result.num_present_tokens, result.released) == (present * fuzz.page_size, released)
@@ -185,8 +185,7 @@ def prefetch(fuzz):
         fuzz.verify()
     if end is not None and fuzz.rng.random() < 0.8:
         window_at(fuzz, anchor, end)
-    for tree, receipt in zip((fuzz.tree, fuzz.twin), hold, strict=True):
-        tree.unlock(receipt)
+    fuzz.each("unlock", hold)
     fuzz.model.unlock(counted)
 
 
@@ -209,65 +208,48 @@ def window_at(fuzz, anchor, end):
         return
     kind = fuzz.rng.choice(kinds)
     # The flow holds its nodes while it takes memory for the window.
-    hold = [[tree.lock(end.node_id, Tier.HOST), tree] for tree in (fuzz.tree, fuzz.twin)]
+    hold = fuzz.each("lock", end.node_id, Tier.HOST)
     counted = fuzz.model.lock(end, HOST)
     most = 1 if kind == "mamba" else fuzz.model.window_pages + 2
     ids = fuzz.alloc(kind, HOST, fuzz.rng.randint(0, most))
     if ids is not None:
         run_window(fuzz, kind, anchor, end, ids)
-    for receipt, tree in hold:
-        tree.unlock(receipt)
+    fuzz.each("unlock", hold)
     fuzz.model.unlock(counted)
 
 
 def run_window(fuzz, kind, anchor, end, ids):
+    """All ranks commit, or none: then it does not matter which rank got how far."""
     args = (kind, anchor.node_id, end.node_id, ids)
-    outcome = fuzz.rng.choice(("commit", "commit", "unstaged", "staged", "raise"))
-    if outcome != "commit":  # the twin does not even open it: a rollback leaves no trace
-        try:
-            with fuzz.tree.window(*args) as txn:
-                if outcome != "unstaged":
-                    txn.stage()
-                    fuzz.tree.check_integrity()
-                if outcome == "raise":
-                    raise KeyError
-        except KeyError:
-            pass
-        assert (txn.result.attached, txn.result.released) == ([], ids)
-        fuzz.pools[kind, HOST].free(ids)
+    if fuzz.rng.random() < 0.5:
+        for tree in fuzz.ranks.trees:
+            roll_back(tree, args, fuzz.rng.choice(("never opened", "opened", "staged", "raises")))
+        fuzz.pools[kind, HOST].give_back(ids, fuzz.pools[kind, HOST].reserved)
         return
     results = []
-    for tree in (fuzz.tree, fuzz.twin):
+    for tree in fuzz.ranks.trees:
         with tree.window(*args) as txn:
-            txn.stage()
-            results.append(txn.commit())
+            if fuzz.rng.random() < 0.5:
+                txn.stage()
+            txn.commit()
+        results.append(tree.result_of(txn))
     attached, released = fuzz.model.window(anchor, end, ids, kind)
-    assert results[0] == results[1]
-    assert (results[0].attached, results[0].released) == (attached, released)
+    assert all((r.attached, r.released) == (attached, released) for r in results), results
     assert sorted(attached + released) == sorted(ids)
     fuzz.settle(kind, HOST, ids, released)
 
 
-@op(1)
-def bad_call(fuzz):
-    """Misuse: refused with nothing changed."""
-    tokens, keys, namespace = fuzz.prompt()
-    tree, rng = fuzz.tree, fuzz.rng
-    owned = tree.owned_pages(Tier.DEVICE, "full")
-    calls = [
-        lambda: tree.unlock(None),
-        lambda: tree.abort_backup(None),
-        lambda: tree.lock(0, Tier.HOST, {"full": 1}),
-        lambda: tree.lock(10**9),
-        lambda: tree.begin_backup(-1),
-        lambda: tree.match_prefix([*tokens, 1 << 32], namespace),
-        lambda: tree.insert(tokens, {"full": [1] * (len(keys) + 1)}, namespace),
-        lambda: tree.insert(tokens, {"swa": [-1] * len(keys)}, namespace),
-        lambda: tree.insert(tokens, {"full": [0] * len(keys)}, namespace, "high"),
-        lambda: tree.coldest(Tier.HOST, "full", -1),
-        lambda: tree.evict(Tier.DEVICE, {"full": -1}),
-        lambda: tree.window("full", 0, 0, []).__enter__(),
-    ]
-    if owned:  # a prompt that nobody knows, with a page that the tree has
-        calls.append(lambda: tree.insert([77] * fuzz.page_size, {"full": owned[:1]}, namespace))
-    fuzz.refused(TreeError, rng.choice(calls))
+def roll_back(tree, args, how_far):
+    if how_far == "never opened":
+        return
+    try:
+        with tree.window(*args) as txn:
+            if how_far != "opened":
+                txn.stage()
+                tree.check_integrity()
+            if how_far == "raises":
+                raise KeyError
+    except KeyError:
+        pass
+    result = tree.result_of(txn)
+    assert (result.attached, result.released) == ([], args[-1])

@@ -38,6 +38,7 @@ from hicache_ext.tree.results import (
     PageCounts,
     Receipt,
 )
+from hicache_ext.tree.rows import NodeRow, rows
 from hicache_ext.tree.show import show
 from hicache_ext.tree.state import TreeState
 from hicache_ext.tree.strategy import Strategy
@@ -45,9 +46,7 @@ from hicache_ext.tree.window import WindowTxn
 
 
 class RadixTree:
-    """A radix tree over token pages with one policy per cache kind, e.g. RadixTree(16, (Full(),
-    Swa(1024))).
-    """
+    """A tree over token pages, one policy per cache kind: RadixTree(16, (Full(), Swa(1024)))."""
 
     def __init__(
         self,
@@ -91,17 +90,14 @@ class RadixTree:
         self, tokens: Sequence[int] | bytes | Any, namespace: bytes = b""
     ) -> MatchResult:
         """The longest known prefix of `tokens`, cut to whole pages. Splits a node where the match
-        ends
-        inside of it, and marks what it found as used."""
+        ends inside of it, and marks what it found as used."""
         self._state.guard()
         return _match.match_prefix(self._state, tokens, namespace)
 
     def path_pages(
         self, node: int, component: str, tier: Tier, last: int | None = None
     ) -> list[int]:
-        """Page ids from the root to the end of `node`, or only the `last` pages; -1 where there is
-        none.
-        """
+        """Page ids from the root to the end of `node`, or the `last`; -1 where there is none."""
         return _read.path_pages(self._state, node, component, tier, last)
 
     def keys(self, node: int) -> list[bytes]:
@@ -169,8 +165,7 @@ class RadixTree:
         self, anchor: int, tokens: Sequence[int] | bytes | Any, full_pages: Sequence[int]
     ) -> InsertHostResult:
         """Hand over host pages of the base for the span `tokens` below `anchor`. Dropped, with node
-        None, if
-        the anchor is neither a root nor on the host."""
+        None, if the anchor is neither a root nor on the host."""
         self._state.guard()
         return _insert_host.insert_host(self._state, anchor, tokens, full_pages)
 
@@ -289,6 +284,10 @@ class RadixTree:
     def page_counts(self, tier: Tier, component: str) -> PageCounts:
         """How many pages of `component` on `tier` are locked, and how many are not."""
         return _read.page_counts(self._state, tier, component)
+
+    def rows(self) -> list[NodeRow]:
+        """Every node as plain data, parents first. O(tree)."""
+        return list(rows(self._state))
 
     def check_integrity(self) -> None:
         """Verify every invariant; TreeError with all violations. O(tree)."""
