@@ -1,63 +1,17 @@
-"""The simulation can fail: eight bugs that such caches have had, each put into a copy, are found.
-
-A patch in bugs/ begins with what it does, where it comes from and how it is found. If one no longer
-applies, the code around it has changed: put the same bug into the new code.
-"""
+"""The simulation can fail: eight bugs that such caches have had are found, see seeded_bugs.py."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import re
-import shutil
-import subprocess
-import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from build_tools import ROOT, need
-
-BUGS = sorted((ROOT / "tests/bugs").glob("*.patch"))
-
-
-def package_with(bug: Path, folder: Path) -> Path:
-    """A copy of the package with the bug in it; the folder to import it from."""
-    skip = shutil.ignore_patterns("__pycache__", "*.so")
-    shutil.copytree(ROOT / "python/hicache_ext", folder / "python/hicache_ext", ignore=skip)
-    for module in (ROOT / "python/hicache_ext").glob("*.so"):
-        os.symlink(module, folder / "python/hicache_ext" / module.name)
-    done = subprocess.run([need("git"), "apply", bug], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, f"{bug.name} does not apply:\n{done.stderr}"
-    return folder / "python"
-
-
-def first_failure(package: Path, num: int) -> tuple[int, str] | None:
-    """In a process of its own, which has not imported the package yet."""
-    sys.path.insert(0, str(package))
-    from sim.runs import first_failure
-
-    assert Path(sys.modules["hicache_ext"].__file__ or "").is_relative_to(package)
-    return first_failure(num)
-
-
-def check_found(bug: Path, folder: Path, num: int) -> None:
-    package = package_with(bug, folder)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch"])  # what takes long to import, once for all bugs
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        found = pool.submit(first_failure, package, num).result()
-    assert found is not None, f"{bug.name}: not found by {num} schedules"
-    seed, wrong = found
-    print(f"{bug.stem}: seed {seed}: {wrong}")
-    (how,) = re.findall("^Found as: (.*)$", bug.read_text(), re.MULTILINE)
-    assert re.search(how, wrong), f"{bug.name}: seed {seed} fails in another way: {wrong}"
+from seeded_bugs import FLOW_BUGS, check_found
 
 
 def test_there_are_eight() -> None:
-    assert len(BUGS) == 8
+    assert len(FLOW_BUGS) == 8
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=[path.stem for path in BUGS])
+@pytest.mark.parametrize("bug", FLOW_BUGS, ids=[path.stem for path in FLOW_BUGS])
 def test_it_is_found(bug: Path, tmp_path: Path) -> None:
-    check_found(bug, tmp_path, num=500)
+    check_found(bug, tmp_path, "sim.runs", num=500, preload="torch")
