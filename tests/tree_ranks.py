@@ -68,6 +68,8 @@ class RankTree:
 
     def rows(self):
         found = self.tree.rows()
+        if not self.mask:
+            return found
         return [row._replace(parts=tuple(map(self._part, row.parts))) for row in found]
 
     def _part(self, part):
