@@ -95,13 +95,16 @@ class HiCache(StoreCalls, TransferCalls):
         num_freed = {name: len(ids) for name, ids in owned.items()}
         self.tree.log.add(kinds.FREE, self.pools.counts(num_freed))
 
-    def insert(self, match: Match, tokens: Tokens, pages: Mapping[str, Sequence[int]]) -> None:
+    def insert(
+        self, match: Match, tokens: Tokens, pages: Mapping[str, Sequence[int]], priority: int = 0
+    ) -> None:
         """Hands the pages of `tokens` to the tree; `match` then covers and locks all of them.
 
         Shapes: `tokens` is a whole number of pages that begins with the matched prefix; `pages`
         has one id per page and pool, -1 before the window where the request holds none. What the
         tree had already is freed: use `match.pages` afterwards, not the ids given. New nodes are
-        written through to L2 and L3 by the coming ticks.
+        written through to L2 and L3 by the coming ticks. `priority` is for the eviction strategy of
+        that name.
         """
         self._engine.check_usable()
         match.check_held()
@@ -112,7 +115,7 @@ class HiCache(StoreCalls, TransferCalls):
         given = {n: list(pages[n]) for n in self.pools.names}
         match.check_extends(packed, given, self._windows)
         self.pools.check_reserved(Tier.DEVICE, given, or_attached=match.pages)
-        result = self.tree.insert(packed, given, match.namespace)
+        result = self.tree.insert(packed, given, match.namespace, priority)
         self.pools.settle(Tier.DEVICE, given, result.released)
         match.tokens, match.node, match.num_tokens = packed, result.node, result.num_tokens
         match.hold(self.tree, result.node, result.num_tokens, self._windows)

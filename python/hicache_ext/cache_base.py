@@ -21,8 +21,9 @@ from hicache_ext.pool import PagePool
 from hicache_ext.stats import CacheStats
 from hicache_ext.storage.protocol import PageStore
 from hicache_ext.tier import Tier
-from hicache_ext.tree.components.swa import Swa
 from hicache_ext.tree.radix import RadixTree
+
+_DEEP = 1 << 62  # pages
 
 
 class CacheBase:
@@ -44,10 +45,15 @@ class CacheBase:
         self.config = config
         self.pools = PoolSet(device, host, config.page_size, needs_page_view=store is not None)
         self.tree = RadixTree(
-            config.page_size, components, page_keys=page_keys, token_hash=token_hash
+            config.page_size,
+            components,
+            page_keys=page_keys,
+            token_hash=token_hash,
+            strategy=config.evict_strategy,
         )
         self.stats = CacheStats()
-        self._windows = {c.name: c.window_pages for c in components[1:] if isinstance(c, Swa)}
+        # What an end needs, however deep it lies; a state is a window of one page.
+        self._windows = {c.name: c.need(_DEEP) for c in components[1:]}
         self._io = io or ThreadIo()
         self._ctx = FlowContext(
             page_size=config.page_size,

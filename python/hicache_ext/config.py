@@ -9,7 +9,9 @@ from hicache_ext.errors import LayoutError
 from hicache_ext.flow.context import ShortWindow
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.components.full import Full
+from hicache_ext.tree.components.mamba import Mamba
 from hicache_ext.tree.components.swa import Swa
+from hicache_ext.tree.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class CacheConfig:
 
     page_size: int
     window_tokens: int | None = None
+    has_mamba: bool = False  # recurrent layers: a pool "mamba" with one state per page
+    evict_strategy: str = Strategy.LRU.value  # what goes first, see tree/strategy.py
     prefetch_threshold_tokens: int = 0  # smaller L3 hits are not worth a read
     short_window: ShortWindow = ShortWindow.KEEP_FULL
     num_slots: int = 64  # ops that can be in flight at once; more wait in line
@@ -28,7 +32,7 @@ class CacheConfig:
     def components(self) -> list[Component]:
         """One policy per cache kind, for a new tree."""
         windows = [] if self.window_tokens is None else [Swa(self.window_tokens)]
-        return [Full(), *windows]
+        return [Full(), *windows, *([Mamba()] if self.has_mamba else [])]
 
     def __post_init__(self) -> None:
         if self.page_size <= 0:
@@ -37,6 +41,7 @@ class CacheConfig:
             raise LayoutError(
                 f"window_tokens={self.window_tokens} must be positive; None means no window"
             )
+        Strategy.of(self.evict_strategy)
         if self.num_slots <= 0 or self.num_endpoint_lanes <= 0:
             raise LayoutError(
                 f"num_slots={self.num_slots}, num_endpoint_lanes={self.num_endpoint_lanes} "
