@@ -85,3 +85,11 @@ def test_equal_calls_have_equal_victims_whatever_the_page_ids():
         freed = [tree.evict(DEVICE, {"swa": 2, "full": 1}).device for _ in range(4)]
         orders.append([[page - shift for page in f["full"] + f["swa"]] for f in freed])
     assert orders[0] == orders[1]
+
+
+def test_of_pages_that_no_end_needed_the_oldest_go_first_however_deep():
+    tree = make_tree()
+    insert(tree, range(1, 13), range(12))
+    insert(tree, range(21, 29), range(20, 28))
+    assert tree.evict(DEVICE, {"swa": 1}).device["swa"] == list(range(100, 109))
+    assert tree.evict(DEVICE, {"swa": 1}).device["swa"] == list(range(120, 125))

@@ -87,6 +87,17 @@ def test_a_backup_takes_each_state_and_a_load_back_only_the_last(tree):
     assert tree.match_prefix(tokens(1, 2, 3)).device_node == end
 
 
+def test_a_load_back_divides_no_node_for_its_state():
+    tree = RadixTree(4, (Full(), Mamba()))
+    end = tree.insert(tokens(1, 2, 3), {"full": range(3), "mamba": [-1, -1, 9]}).node
+    back_up(tree, end, 50)
+    tree.evict(DEVICE, {"full": 3})
+    num_nodes = len(tree._state.nodes)
+    tree.commit_load_back(tree.begin_load_back(end), {"full": range(3), "mamba": [9]})
+    assert len(tree._state.nodes) == num_nodes
+    tree.check_integrity()
+
+
 def test_a_node_without_its_state_cannot_be_loaded_back(tree):
     insert(tree, (1, 2), [0, 1], [7, 8])
     middle = tree.match_prefix(tokens(1)).node
