@@ -197,19 +197,17 @@ def blocks_of(tree):
 
 
 class EventFuzz(Fuzz):
-    """The tree's fuzz with a router that hears its events, at random times."""
+    """The tree's fuzz with a router that hears the first rank's events, at random times; no other
+    rank has events, and yet all must stay alike.
+    """
 
     def __init__(self, seed):
         super().__init__(seed)
+        self.tree._state.events = TreeEvents()
         has_gaps = self.tree._state.host_paths is HostPaths.GAPS
         self.router = Router(self.page_size, has_gaps)
         self.late = lambda: Router(self.page_size, has_gaps)
         self.listen = random.Random(seed)
-
-    def make_tree(self, *policies):
-        tree = super().make_tree(*policies)
-        tree._state.events = TreeEvents()
-        return tree
 
     def verify(self):
         super().verify()
@@ -244,16 +242,3 @@ def test_events_alone_rebuild_the_tree(seed):
 def test_events_alone_rebuild_the_tree_long(first):
     for seed in range(first, first + 100):
         EventFuzz(seed).run(200)
-
-
-def test_events_change_no_decision():
-    """A rank that listens and one that does not have the same digest: the twin's rank is silent."""
-
-    class HalfDeaf(EventFuzz):
-        def __init__(self, seed):
-            super().__init__(seed)
-            self.twin._state.events = None
-
-    fuzz = HalfDeaf(77)
-    fuzz.run(60)
-    assert fuzz.twin.take_events() == []

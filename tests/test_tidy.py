@@ -25,6 +25,7 @@ FLOORS = (
     {
         "cache",
         "cache_base",
+        "cache_events",
         "cache_store",
         "cache_transfer",
         "config",

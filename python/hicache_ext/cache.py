@@ -1,5 +1,6 @@
 """HiCache, the facade that a serving loop uses. Its parts: cache_base.py (wiring, tick),
-cache_transfer.py (between the tiers), cache_store.py (L3 comes and goes).
+cache_transfer.py (between the tiers), cache_store.py (L3 comes and goes), cache_events.py (what
+it tells).
 
 One request's life (every rank makes the same calls in the same order):
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hicache_ext.cache_events import EventCalls
 from hicache_ext.cache_store import StoreCalls
 from hicache_ext.cache_transfer import TransferCalls
 from hicache_ext.errors import LayoutError, TreeError
@@ -23,49 +25,66 @@ from hicache_ext.flow.backup import BackupOp
 from hicache_ext.flow.prefetch import PrefetchOp
 from hicache_ext.flow.record import PrefetchRecord
 from hicache_ext.flow.span import find_span
-from hicache_ext.match import Match
+from hicache_ext.history import Matched, checked_name
+from hicache_ext.match import Match, check_match
 from hicache_ext.tier import Tier
-from hicache_ext.tree.key import pack_tokens
+from hicache_ext.tree.lock import check_tier
 
 Tokens = Sequence[int] | bytes
 
 
-class HiCache(StoreCalls, TransferCalls):
+class HiCache(StoreCalls, TransferCalls, EventCalls):
     """The cache of one rank.
 
     Pools, store and group are the caller's and outlive the cache, but not a `group` that is given
     as a kind ("auto", see make_group). One scheduler thread calls it; store calls run on `io`.
     """
 
-    def match(self, tokens: Tokens, namespace: bytes = b"") -> Match:
+    def match(self, tokens: Tokens, namespace: bytes = b"", request: str | None = None) -> Match:
         """Finds and locks the longest prefix that L1 and L2 can restore, whole pages only.
 
-        The caller must `release` the match. To keep one token to compute, pass `tokens[:-1]`.
+        The caller must `release` the match. To keep one token to compute, pass `tokens[:-1]`; with
+        bigram keys pass all: the last token is never matched. `namespace` is a Namespace's key.
+        `request`: a name for `explain`.
         """
         self._engine.check_usable()
-        packed = pack_tokens(tokens)
+        packed, request = self.tree.pack(tokens), checked_name(request)
         found = self.tree.match_prefix(packed, namespace)
-        match = Match(packed, namespace, found.node, found.num_tokens)
+        match = Match(packed, namespace, found.node, found.num_tokens, request=request)
         match.hold(self.tree, found.device_node, found.num_device_tokens, self._windows)
         self.stats.count_match(found.num_device_tokens, match.num_host_tokens)
+        num_asked = len(packed) // self.tree.unit.num_bytes
+        ends = found.num_device_tokens, found.num_tokens, found.num_full_tokens
+        self._history.matched(request, Matched(num_asked, *ends))
         return match
 
-    def prefetch(self, tokens: Tokens, namespace: bytes = b"") -> int | None:
+    def prefetch(
+        self, tokens: Tokens, namespace: bytes = b"", request: str | None = None
+    ) -> int | None:
         """Asks L3 for what L1 and L2 lack of `tokens`; returns the op id, None if nothing to ask.
 
         The span ends one token before the prompt's end, page aligned, where a later `match` will
         look. The pages are in L2 once `tick` returns the op's PrefetchRecord.
         """
         self._engine.check_usable()
+        packed, request = self.tree.pack(tokens), checked_name(request)
+        op, refusal = self._make_prefetch(packed, namespace)
+        self._history.prefetched(request, None if op is None else op.record, refusal)
+        return None if op is None else self._engine.add(op)
+
+    def _make_prefetch(self, packed: bytes, namespace: bytes) -> tuple[PrefetchOp | None, str]:
+        """An op, or why there is none."""
         if not self._ctx.can_ask_store:
-            return None
-        span = find_span(self.tree, pack_tokens(tokens), namespace, self._windows)
-        if span is None or span.num_tokens < self.config.prefetch_threshold_tokens:
-            return None
+            return None, "no store is attached"
+        span = find_span(self.tree, packed, namespace, self._windows)
+        if span is None:
+            return None, "nothing lacks in L1 and L2"
+        if span.num_tokens < self.config.prefetch_threshold_tokens:
+            return None, f"a span of {span.num_tokens} tokens is below the threshold"
         record = PrefetchRecord(self._engine.new_id(), span.num_matched_tokens, span.num_tokens)
         op = PrefetchOp(self._ctx, record.op_id, span, record)
         self._prefetches[op.op_id] = op
-        return self._engine.add(op)
+        return op, ""
 
     def abort(self, op_id: int) -> bool:
         """Gives up a prefetch at the next tick, on all ranks; False if it is over already."""
@@ -107,13 +126,14 @@ class HiCache(StoreCalls, TransferCalls):
         that name.
         """
         self._engine.check_usable()
-        match.check_held()
-        packed = pack_tokens(tokens)
-        if len(packed) % (4 * self.config.page_size):
-            num_tokens, size = len(packed) // 4, self.config.page_size
-            raise LayoutError(f"{num_tokens} tokens are no whole number of pages of {size}")
-        given = {n: list(pages[n]) for n in self.pools.names}
-        match.check_extends(packed, given, self._windows)
+        check_match(match, self.tree)
+        packed = self.tree.pack(tokens)
+        num_positions = len(packed) // self.tree.unit.num_bytes
+        if num_positions % self.config.page_size:
+            what, size = self.tree.unit.value, self.config.page_size
+            raise LayoutError(f"{num_positions} {what}s are no whole number of pages of {size}")
+        given = self.pools.checked_ids(pages)
+        match.check_extends(packed, given, self._windows, self.tree.unit.num_bytes)
         self.pools.check_reserved(Tier.DEVICE, given, or_attached=match.pages)
         result = self.tree.insert(packed, given, match.namespace, priority)
         self.pools.settle(Tier.DEVICE, given, result.released)
@@ -124,6 +144,7 @@ class HiCache(StoreCalls, TransferCalls):
 
     def release(self, match: Match) -> None:
         """Drops the locks; the prefix stays cached until it is evicted."""
+        check_match(match, self.tree)
         match.drop(self.tree)
 
     def flush(self, *tiers: Tier) -> None:
@@ -131,7 +152,7 @@ class HiCache(StoreCalls, TransferCalls):
         self._engine.check_usable()
         if num := self._engine.num_in_flight:
             raise TreeError(f"flush with {num} ops in flight; call drain() first")
-        for tier in tiers or (Tier.DEVICE, Tier.HOST):
+        for tier in [check_tier(tier) for tier in tiers or (Tier.DEVICE, Tier.HOST)]:
             self.pools.take_back(self.tree.clear(tier))
 
     def __enter__(self) -> HiCache:

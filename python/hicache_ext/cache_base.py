@@ -16,6 +16,7 @@ from hicache_ext.flow.io import Io, ThreadIo
 from hicache_ext.flow.pools import PoolSet
 from hicache_ext.flow.prefetch import PrefetchOp
 from hicache_ext.flow.record import Record
+from hicache_ext.history import History
 from hicache_ext.keys import page_keys, token_hash
 from hicache_ext.pool import PagePool
 from hicache_ext.stats import CacheStats
@@ -37,7 +38,9 @@ class CacheBase:
         store: PageStore | None = None,
         group: Group | str | None = None,
         io: Io | None = None,
+        has_events: bool = False,
     ) -> None:
+        """`has_events`: this rank tells routers what the cache holds, see take_events()."""
         components = config.components()
         names = [c.name for c in components]
         if list(device) != names:
@@ -49,9 +52,12 @@ class CacheBase:
             components,
             page_keys=page_keys,
             token_hash=token_hash,
+            unit=config.key_unit,
             strategy=config.evict_strategy,
+            has_events=has_events,
         )
         self.stats = CacheStats()
+        self._history = History()
         # What an end needs, however deep it lies; a state is a window of one page.
         self._windows = {c.name: c.need(_DEEP) for c in components[1:]}
         self._io = io or ThreadIo()
@@ -83,6 +89,7 @@ class CacheBase:
 
     def evict(self, tier: Tier, num_pages: Mapping[str, int]) -> None:
         """Frees that many pages per pool, least recently used first, if they are unlocked."""
+        self._engine.check_usable()
         self.pools.take_back(self.tree.evict(tier, num_pages))
 
     # -- the tick ----------------------------------------------------------------------------

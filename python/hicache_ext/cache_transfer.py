@@ -5,7 +5,7 @@ from __future__ import annotations
 from hicache_ext.cache_base import CacheBase
 from hicache_ext.errors import TreeError
 from hicache_ext.flow.load_back import LoadBackOp
-from hicache_ext.match import Match
+from hicache_ext.match import Match, check_match
 
 
 class TransferCalls(CacheBase):
@@ -17,7 +17,7 @@ class TransferCalls(CacheBase):
         When `tick` returns the op's record, `match.pages` and `num_device_tokens` are up to date.
         """
         self._engine.check_usable()
-        match.check_held()
+        check_match(match, self.tree)
         if match.loading:
             raise TreeError(f"a load-back of node {match.node} is in flight for this match")
         plan = self.tree.begin_load_back(match.node)
@@ -31,4 +31,5 @@ class TransferCalls(CacheBase):
 
         op = LoadBackOp(self._ctx, self._engine.new_id(), plan, on_end)
         match.loading = True
+        self._history.loaded_back(match.request, op.record)
         return self._engine.add(op)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from hicache_ext.checks import require_kind
 from hicache_ext.errors import LayoutError
 from hicache_ext.flow.context import ShortWindow
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.components.full import Full
 from hicache_ext.tree.components.mamba import Mamba
 from hicache_ext.tree.components.swa import Swa
+from hicache_ext.tree.key import KeyUnit
 from hicache_ext.tree.strategy import Strategy
 
 
@@ -22,6 +24,7 @@ class CacheConfig:
     window_tokens: int | None = None
     has_mamba: bool = False  # recurrent layers: a pool "mamba" with one state per page
     evict_strategy: str = Strategy.LRU.value  # what goes first, see tree/strategy.py
+    key_unit: KeyUnit = KeyUnit.TOKEN  # BIGRAM: the KV of a position depends on the next token, too
     prefetch_threshold_tokens: int = 0  # smaller L3 hits are not worth a read
     short_window: ShortWindow = ShortWindow.KEEP_FULL
     num_slots: int = 64  # ops that can be in flight at once; more wait in line
@@ -35,6 +38,7 @@ class CacheConfig:
         return [Full(), *windows, *([Mamba()] if self.has_mamba else [])]
 
     def __post_init__(self) -> None:
+        require_kind("key_unit", self.key_unit, KeyUnit)
         if self.page_size <= 0:
             raise LayoutError(f"page_size={self.page_size} must be positive")
         if self.window_tokens is not None and self.window_tokens <= 0:

@@ -20,7 +20,7 @@ class Match:
     `insert` and a finished load-back update the object in place.
     """
 
-    tokens: bytes  # u32-LE, as given to match or insert
+    tokens: bytes  # as given to match or insert, packed by the tree
     namespace: bytes
     node: int
     num_tokens: int
@@ -28,16 +28,14 @@ class Match:
     pages: dict[str, list[int]] = field(default_factory=dict)
     loading: bool = False  # a load-back for it is in flight
     released: bool = False
+    request: str | None = None  # its name
     _receipts: list[Receipt] = field(default_factory=list, repr=False)
+    _tree: RadixTree | None = field(default=None, repr=False)
 
     @property
     def num_host_tokens(self) -> int:
         """Tokens that a load-back would add to the device prefix."""
         return self.num_tokens - self.num_device_tokens
-
-    def check_held(self) -> None:
-        if self.released:
-            raise TreeError(f"the match of node {self.node} was released already")
 
     def hold(
         self, tree: RadixTree, device_node: int, num_device_tokens: int, windows: Mapping[str, int]
@@ -46,7 +44,7 @@ class Match:
 
         `windows` has the window pages of each window pool.
         """
-        old = self._receipts
+        self._tree, old = tree, self._receipts
         # Beyond the device prefix, too, a page may be on the device alone.
         on_device = [device_node] if device_node == self.node else [device_node, self.node]
         self._receipts = [tree.lock(node, Tier.DEVICE) for node in on_device]
@@ -62,10 +60,17 @@ class Match:
             self.pages[name] = [-1] * (len(full) - len(window)) + window
 
     def check_extends(
-        self, tokens: bytes, pages: Mapping[str, Sequence[int]], windows: Mapping[str, int]
+        self,
+        tokens: bytes,
+        pages: Mapping[str, Sequence[int]],
+        windows: Mapping[str, int],
+        unit_bytes: int,
     ) -> None:
-        """TreeError unless `tokens` begin with the device prefix and `pages` hold their window."""
-        if not tokens.startswith(self.tokens[: 4 * self.num_device_tokens]):
+        """TreeError unless `tokens` begin with the device prefix and `pages` hold their window.
+
+        `unit_bytes`: of one token as the tree packs it.
+        """
+        if not tokens.startswith(self.tokens[: unit_bytes * self.num_device_tokens]):
             raise TreeError(f"the tokens do not begin with those of node {self.node}")
         for name, num_window in windows.items():
             ids = pages[name]
@@ -78,8 +83,21 @@ class Match:
 
     def drop(self, tree: RadixTree) -> None:
         """Gives the locks back."""
-        self.check_held()
         for receipt in self._receipts:
             tree.unlock(receipt)
         self._receipts = []
         self.released = True
+
+    def is_of(self, tree: RadixTree) -> bool:
+        """Whether its node and its locks are in `tree`."""
+        return self._tree is tree
+
+
+def check_match(match: object, tree: RadixTree) -> None:
+    """TreeError for what is no match, no longer one, or a match of another cache's tree."""
+    if not isinstance(match, Match):
+        raise TreeError(f"{match!r} is no match")
+    if not match.is_of(tree):
+        raise TreeError(f"the match of node {match.node} is of another cache")
+    if match.released:
+        raise TreeError(f"the match of node {match.node} was released already")

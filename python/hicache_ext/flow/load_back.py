@@ -15,6 +15,8 @@ from hicache_ext.tree.results import LoadBackPlan
 class LoadBackOp(TransferOp):
     """One load-back on one rank; `on_end` hears at once whether it was committed."""
 
+    record: LoadBackRecord
+
     def __init__(
         self,
         ctx: FlowContext,

@@ -10,6 +10,7 @@ from hicache_ext.plan import ascending_side
 from hicache_ext.pool import PagePool, PageState
 from hicache_ext.ticket import Ticket, drain, results
 from hicache_ext.tier import Tier
+from hicache_ext.tree.pages import HOLE, checked_ids, is_whole
 from hicache_ext.tree.results import EvictResult
 
 Pages = Mapping[str, Sequence[int]]
@@ -96,8 +97,9 @@ class PoolSet:
 
     def reserve(self, tier: Tier, need: Mapping[str, int]) -> dict[str, list[int]] | None:
         """All the pages or none; CapacityError for an unknown pool or a negative number."""
-        if any(name not in self.names or num_pages < 0 for name, num_pages in need.items()):
-            raise CapacityError(f"pages {dict(need)} of pools {list(self.names)}")
+        for name, num_pages in need.items():
+            if name not in self.names or not is_whole(num_pages) or num_pages < 0:
+                raise CapacityError(f"pages {dict(need)} of pools {list(self.names)}")
         held: dict[str, list[int]] = {}
         for name, num_pages in need.items():
             ids = self._pools[tier][name].alloc(num_pages)
@@ -132,8 +134,14 @@ class PoolSet:
         Those in `or_attached` may be the tree's: a request names again what it matched.
         """
         for name, ids in pages.items():
+            if name not in self.names:
+                raise CapacityError(f"pages of {name!r}; there are pools {list(self.names)}")
             allocator = self._pools[tier][name].allocator
             known = set(or_attached.get(name, ())) if or_attached else set()
+            given = [page_id for page_id in ids if page_id >= 0]
+            if len(set(given)) < len(given):
+                twice = sorted({page_id for page_id in given if given.count(page_id) > 1})
+                raise CapacityError(f"pool {name}: pages {twice} are named twice")
             for position, page_id in enumerate(ids):
                 if page_id >= 0 and page_id not in known:
                     state = allocator.state(page_id)
@@ -142,6 +150,12 @@ class PoolSet:
                             f"pool {name}: page {page_id} at position {position} is {state.name}, "
                             "not a page that alloc handed out"
                         )
+
+    def checked_ids(self, pages: Pages) -> dict[str, list[int]]:
+        """Ids or holes of every pool; LayoutError for other pools, TreeError for what is no id."""
+        if set(pages) != set(self.names):
+            raise LayoutError(f"pages of pools {list(pages)}, expected {list(self.names)}")
+        return {n: checked_ids(pages[n], f"pages of {n}", None, lowest=HOLE) for n in self.names}
 
     def move(self, tier: Tier, pages: Pages, to: PageState) -> None:
         for name, ids in pages.items():

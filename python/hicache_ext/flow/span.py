@@ -9,6 +9,7 @@ from hicache_ext.flow.context import FlowContext, ShortWindow
 from hicache_ext.flow.record import PrefetchRecord
 from hicache_ext.keys import namespace_seed, page_keys
 from hicache_ext.tier import Tier
+from hicache_ext.tree.key import KeyUnit
 from hicache_ext.tree.radix import RadixTree
 
 
@@ -28,15 +29,13 @@ class Span:
     """`len(keys)` pages that follow the node `anchor`."""
 
     anchor: int
+    namespace: bytes
     num_matched_tokens: int  # up to the anchor: what L2 has
     from_root: bool
-    tokens: bytes  # u32-LE, from the anchor on
+    tokens: bytes  # packed by the tree, from the anchor on
+    num_tokens: int
     keys: list[bytes]  # one per page
     window_pages: dict[str, int]  # per window pool that is asked for
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.tokens) // 4
 
     def need(self, num_pages: int) -> dict[str, int]:
         """Host pages per pool for the first `num_pages` and the window that ends there."""
@@ -47,6 +46,7 @@ class Span:
         """Shortens the span to the endpoint that was agreed; its window ends there."""
         page_bytes = len(self.tokens) // len(self.keys)
         self.tokens = self.tokens[: num_pages * page_bytes]
+        self.num_tokens = self.num_tokens // len(self.keys) * num_pages
         self.keys = self.keys[:num_pages]
         self.window_pages = {n: min(w, num_pages) for n, w in self.window_pages.items()}
 
@@ -54,25 +54,30 @@ class Span:
 def find_span(
     tree: RadixTree, tokens: bytes, namespace: bytes, windows: Mapping[str, int]
 ) -> Span | None:
-    """What L1 and L2 lack of `tokens` (u32-LE), less one to compute; None if they lack nothing.
+    """What L1 and L2 lack of `tokens`, packed by the tree, less one to compute; None if nothing.
 
     `windows`: pages of the window per pool that has one.
     """
-    page_bytes = 4 * tree.page_size
-    num_usable = max(0, len(tokens) - 4) // page_bytes * page_bytes
-    found = tree.match_prefix(tokens[:num_usable], namespace)
-    rest = tokens[4 * found.num_host_tokens : num_usable]
-    if 4 * found.num_tokens >= num_usable or not rest:
+    # N tokens are N - 1 pairs already.
+    to_compute = 1 if tree.unit is KeyUnit.TOKEN else 0
+    unit_bytes = tree.unit.num_bytes
+    num_pages = max(0, len(tokens) // unit_bytes - to_compute) // tree.page_size
+    num_usable = num_pages * tree.page_size
+    found = tree.match_prefix(tokens[: num_usable * unit_bytes], namespace)
+    rest = tokens[found.num_host_tokens * unit_bytes : num_usable * unit_bytes]
+    if found.num_tokens >= num_usable or not rest:
         return None
     from_root = found.num_host_tokens == 0
     seed = namespace_seed(namespace) if from_root else tree.keys(found.host_node)[-1]
-    keys = page_keys(rest, tree.page_size, seed)
+    keys = page_keys(rest, tree.page_size * tree.unit.num_words, seed)
     asked = {name: window_request(w, len(keys), from_root) for name, w in windows.items()}
     return Span(
         anchor=found.host_node,
+        namespace=namespace,
         num_matched_tokens=found.num_host_tokens,
         from_root=from_root,
         tokens=rest,
+        num_tokens=num_usable - found.num_host_tokens,
         keys=keys,
         window_pages={name: num_pages for name, num_pages in asked.items() if num_pages},
     )
@@ -100,9 +105,8 @@ def commit_span(
         ctx.pools.free(Tier.HOST, pages)
         return False
     num_token_bytes = len(span.tokens) // len(span.keys) * num_full
-    grafted = ctx.tree.insert_host(
-        span.anchor, span.tokens[:num_token_bytes], pages["full"][:num_full]
-    )
+    tokens, full = span.tokens[:num_token_bytes], pages["full"][:num_full]
+    grafted = ctx.tree.insert_host(span.anchor, tokens, full, span.namespace)
     released = grafted.released + pages["full"][num_full:]
     ctx.pools.settle(Tier.HOST, {"full": pages["full"]}, {"full": released})
     if grafted.node is None:

@@ -8,11 +8,14 @@ removal after all of its children's. Events take no part in any decision and are
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hicache_ext.keys import KEY_BYTES
 from hicache_ext.tier import Tier
 from hicache_ext.tree.node import TIERS, Node
+
+if TYPE_CHECKING:
+    from hicache_ext.tree.state import TreeState
 
 MAX_PENDING_PAGES = 1 << 18
 """Pages in events that wait for a take; with more, all give way to what the tree holds then."""
@@ -84,6 +87,20 @@ def snapshot(roots: list[Node], base_idx: int) -> list[PageEvent]:
         events += [_stored(node, tier) for tier in TIERS if pages[tier] is not None]
         nodes.extend(node.children.values())
     return events
+
+
+def take(state: TreeState) -> list[PageEvent]:
+    """TreeEvents.take of a tree; [] if nobody listens."""
+    if state.events is None:
+        return []
+    return state.events.take(list(state.roots.values()), state.base.idx)
+
+
+def snapshot_of(state: TreeState) -> list[PageEvent]:
+    """snapshot() of a tree, with the page keys that it needs."""
+    for node in state.nodes.values():
+        state.hash_path(node)
+    return snapshot(list(state.roots.values()), state.base.idx)
 
 
 def _stored(node: Node, tier: Tier) -> PageEvent:

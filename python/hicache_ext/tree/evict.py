@@ -20,6 +20,7 @@ from hicache_ext.tree import kinds
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.lock import check_tier
 from hicache_ext.tree.node import TIERS, Node
+from hicache_ext.tree.pages import is_whole
 from hicache_ext.tree.queue import can_drop_base, is_locked
 from hicache_ext.tree.results import EvictResult
 from hicache_ext.tree.state import TreeState
@@ -36,7 +37,7 @@ def evict(state: TreeState, tier: Tier, num_pages: Mapping[str, int]) -> EvictRe
     tier = check_tier(tier)
     for name, count in num_pages.items():
         state.component(name)
-        if count < 0:
+        if not is_whole(count) or count < 0:
             raise TreeError(f"evict {count} pages of {name!r}")
     result = new_result(state)
     freed = result.on(tier)

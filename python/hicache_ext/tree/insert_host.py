@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
 from hicache_ext.tree.match import walk, walk_and_split, whole_pages
@@ -20,9 +21,17 @@ from hicache_ext.tree.state import TreeState
 
 
 def insert_host(
-    state: TreeState, anchor_id: int, tokens: object, full_pages: Sequence[int]
+    state: TreeState,
+    anchor_id: int,
+    tokens: object,
+    full_pages: Sequence[int],
+    namespace: bytes | None,
 ) -> InsertHostResult:
     anchor = state.get(anchor_id)
+    if namespace is not None and namespace != anchor.namespace:
+        raise TreeError(
+            f"anchor {anchor_id} is in namespace {anchor.namespace!r}, the span in {namespace!r}"
+        )
     key = whole_pages(state, state.unit.key(tokens))
     num_pages = len(key) // state.page_bytes
     ids = checked_ids(full_pages, f"insert_host, {state.base.name}", num_pages, lowest=0)

@@ -17,6 +17,7 @@ from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
 from hicache_ext.tree.node import TIERS, Node, covered_pages, suffix
+from hicache_ext.tree.pages import is_whole
 from hicache_ext.tree.results import Receipt
 from hicache_ext.tree.state import TreeState
 
@@ -106,7 +107,7 @@ def _whole_nodes(state: TreeState, node: Node, num_pages: Mapping[str, int]) -> 
     """By component; a count that ended inside of a node would lose a fragment in a later split."""
     reach = [0 for _ in state.components]
     for name, count in num_pages.items():
-        if not 0 <= count <= node.end:
+        if not is_whole(count) or not 0 <= count <= node.end:
             raise TreeError(
                 f"lock of {count} {name} pages back from node {node.id}, {node.end} pages deep"
             )

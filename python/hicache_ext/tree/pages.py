@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from numbers import Integral
 
 from hicache_ext.errors import TreeError
 
 HOLE = -1
+
+
+def is_whole(count: object) -> bool:
+    """Whether `count` is a number of pages, not a part of one, NumPy's numbers included."""
+    return isinstance(count, Integral) and not isinstance(count, bool)
 
 
 def checked_ids(ids: Sequence[int], what: str, num_pages: int | None, *, lowest: int) -> list[int]:

@@ -24,7 +24,7 @@ from hicache_ext.tree import read as _read
 from hicache_ext.tree import transfer as _transfer
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.digest import TokenHash
-from hicache_ext.tree.events import PageEvent, TreeEvents, snapshot
+from hicache_ext.tree.events import PageEvent, TreeEvents, snapshot_of, take
 from hicache_ext.tree.integrity import check_integrity
 from hicache_ext.tree.key import KeyUnit, PageKeys
 from hicache_ext.tree.results import (
@@ -162,12 +162,17 @@ class RadixTree:
         return _insert.insert(self._state, tokens, pages, namespace, priority)
 
     def insert_host(
-        self, anchor: int, tokens: Sequence[int] | bytes | Any, full_pages: Sequence[int]
+        self,
+        anchor: int,
+        tokens: Sequence[int] | bytes | Any,
+        full_pages: Sequence[int],
+        namespace: bytes | None = None,
     ) -> InsertHostResult:
         """Hand over host pages of the base for the span `tokens` below `anchor`. Dropped, with node
-        None, if the anchor is neither a root nor on the host."""
+        None, if the anchor is neither a root nor on the host. `namespace`: of the span; TreeError
+        if the anchor is in another."""
         self._state.guard()
-        return _insert_host.insert_host(self._state, anchor, tokens, full_pages)
+        return _insert_host.insert_host(self._state, anchor, tokens, full_pages, namespace)
 
     def window(
         self, component: str, anchor: int, node: int | None, pages: Sequence[int]
@@ -245,16 +250,11 @@ class RadixTree:
 
     def take_events(self) -> list[PageEvent]:
         """What became of base pages since the last call, oldest first; [] without `has_events`."""
-        state = self._state
-        if state.events is None:
-            return []
-        return state.events.take(list(state.roots.values()), state.base.idx)
+        return take(self._state)
 
     def event_snapshot(self) -> list[PageEvent]:
         """CLEARED and what the tree holds now, for one who listens from now on. Takes nothing."""
-        for node in self._state.nodes.values():
-            self._state.hash_path(node)
-        return snapshot(list(self._state.roots.values()), self._state.base.idx)
+        return snapshot_of(self._state)
 
     # --- inspection -------------------------------------------------------------------------------
 

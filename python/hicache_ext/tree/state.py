@@ -79,7 +79,7 @@ class TreeState:
 
     def get(self, node_id: int) -> Node:
         """The node of this id; TreeError if there is none (any more)."""
-        node = self.nodes.get(node_id)
+        node = self.nodes.get(node_id) if isinstance(node_id, int) else None
         if node is None:
             raise TreeError(f"node {node_id} does not exist (next id {self.next_id})")
         return node
