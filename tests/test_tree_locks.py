@@ -156,6 +156,14 @@ def test_the_window_of_a_lock_can_be_released_early(tree):
     assert locks(tree, end, DEVICE) == [(0, 0)] * 3
 
 
+def test_a_window_that_an_eviction_had_to_leave_is_a_victim_once_it_is_released(tree):
+    receipt = tree.lock(make_path(tree))
+    assert tree.evict(DEVICE, {"swa": 9}).device["swa"] == [100, 101]
+    receipt = tree.release_window(receipt, "swa")
+    assert tree.evict(DEVICE, {"swa": 9}).device["swa"] == [102, 103, 104, 105]
+    tree.unlock(receipt)
+
+
 def test_an_early_release_after_splits_and_beside_another_lock(tree):
     end = make_path(tree)
     first, second = tree.lock(end), tree.lock(end)

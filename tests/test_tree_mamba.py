@@ -87,6 +87,15 @@ def test_a_backup_takes_each_state_and_a_load_back_only_the_last(tree):
     assert tree.match_prefix(tokens(1, 2, 3)).device_node == end
 
 
+def test_a_state_on_the_host_ends_no_match_on_the_device(tree):
+    insert(tree, (1, 2), [0, 1], [7, 8])
+    middle = tree.match_prefix(tokens(1)).node
+    back_up(tree, tree.match_prefix(tokens(1, 2)).node, 50)
+    tree.evict(DEVICE, {"mamba": 1})
+    found = tree.match_prefix(tokens(1))
+    assert (found.node, found.num_device_tokens) == (middle, 0)
+
+
 def test_a_load_back_divides_no_node_for_its_state():
     tree = RadixTree(4, (Full(), Mamba()))
     end = tree.insert(tokens(1, 2, 3), {"full": range(3), "mamba": [-1, -1, 9]}).node
