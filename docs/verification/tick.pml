@@ -318,7 +318,7 @@ proctype Scheduler(byte me) {
   } unless { fate[me] == killed }
 }
 
-/* The I/O thread of a rank: what it does ends, and then it says so (Op._watch, Op.tell). */
+/* The I/O thread of a rank: what it does ends, and then it says so (Op._call, Op.tell). */
 proctype Io(byte me) {
 end:
   do
