@@ -5,7 +5,7 @@ def compare(tree, model):
     """Everything in the model is in the tree, and nothing else is: structure, pages, locks, order
     of use. `tree` is one rank's, in the model's page ids.
     """
-    size = tree.page_size * 4
+    size = tree.page_size * tree.unit.num_bytes
     ends = {}  # by node id: the model's page that the node ends at
     num_pages = 0
     for row in tree.rows():

@@ -7,9 +7,10 @@ tree owns and what is in flight, and the digests of all ranks equal.
 import random
 
 import pytest
-import tree_bad_calls  # noqa: F401  (these two register their ops)
+import tree_bad_calls  # noqa: F401  (they register their ops)
 import tree_copy_ops  # noqa: F401
 from tree_checks import compare
+from tree_event_ops import Listener
 from tree_keys import GENERATORS, page_keys
 from tree_model import DEVICE, HOST
 from tree_model_evict import EvictingModel
@@ -17,8 +18,10 @@ from tree_ops import OPS
 from tree_pools import Pool
 from tree_ranks import Ranks
 
+from hicache_ext.keys import page_keys_py
 from hicache_ext.tier import Tier
 from hicache_ext.tree import Full, HostPaths, Mamba, RadixTree, Strategy, Swa
+from hicache_ext.tree.key import KeyUnit
 
 TIERS = (DEVICE, HOST)
 MAX_PAGES = 40
@@ -38,6 +41,8 @@ class Fuzz:
         )
         has_states, has_gaps = rng.random() < 0.4, rng.random() < 0.3
         strategy = rng.choice([*Strategy])
+        self.unit = rng.choice((KeyUnit.TOKEN, KeyUnit.TOKEN, KeyUnit.BIGRAM))
+        self.has_events = rng.random() < 0.4
         policies = (window_tokens, has_states, strategy, has_gaps)
         num_ranks = rng.choice((1, 1, 1, 2, 2, 3, 4))
         trees = [self.make_tree(*policies) for _ in range(num_ranks)]
@@ -53,6 +58,7 @@ class Fuzz:
         self.namespaces = (b"", b"lora")[: rng.randint(1, 2)]
         # Open receipts and plans, with what the model knows of them.
         self.locks, self.copies = [], []
+        self.listener = Listener()
         self.weights = [op.weight * rng.choice((0, 1, 1, 4)) for op in OPS]
         self.weights[0] = self.weights[1] = 8  # match and insert: without them nothing happens
         self.log = []
@@ -61,7 +67,14 @@ class Fuzz:
         swa = [] if window_tokens is None else [Swa(window_tokens)]
         parts = [Full(), *swa, *([Mamba()] if has_states else [])]
         paths = HostPaths.GAPS if has_gaps else HostPaths.WHOLE
-        return RadixTree(self.page_size, parts, strategy=strategy, host_paths=paths)
+        return RadixTree(
+            self.page_size,
+            parts,
+            unit=self.unit,
+            strategy=strategy,
+            host_paths=paths,
+            has_events=self.has_events,
+        )
 
     def run(self, num_ops):
         for _ in range(num_ops):
@@ -106,7 +119,12 @@ class Fuzz:
     def prompt(self):
         """(tokens, keys of its whole pages, namespace)"""
         tokens = self.rng.choice(self.prompts).next()
-        return tokens, page_keys(tokens, self.page_size), self.rng.choice(self.namespaces)
+        keys = page_keys(tokens, self.page_size, self.unit is KeyUnit.BIGRAM)
+        return tokens, keys, self.rng.choice(self.namespaces)
+
+    def chain_keys(self, pages, seed):
+        """The keys of consecutive pages as the store knows them; `seed` is what comes before."""
+        return page_keys_py(b"".join(pages), self.page_size * self.unit.num_words, seed)
 
     def any_end(self):
         """A node's end page in the model, or a root; None if there is no tree yet."""

@@ -3,16 +3,17 @@ split.
 """
 
 import struct
+from itertools import pairwise
 
 
-def pack(tokens):
-    return struct.pack(f"<{len(tokens)}I", *tokens)
-
-
-def page_keys(tokens, page_size):
-    """The whole pages of `tokens` as bytes, the model's keys."""
-    whole = len(tokens) // page_size * page_size
-    return [pack(tokens[i : i + page_size]) for i in range(0, whole, page_size)]
+def page_keys(tokens, page_size, has_pairs=False):
+    """The whole pages of `tokens` as bytes, the model's keys. `has_pairs`: a position is a token
+    and the next one.
+    """
+    positions = list(pairwise(tokens)) if has_pairs else [(token,) for token in tokens]
+    packed = [struct.pack(f"<{len(words)}I", *words) for words in positions]
+    whole = len(packed) // page_size * page_size
+    return [b"".join(packed[i : i + page_size]) for i in range(0, whole, page_size)]
 
 
 class SharedPrefixes:

@@ -2,11 +2,10 @@
 results.
 """
 
-from tree_keys import page_keys
 from tree_model import DEVICE, HOST
 
 from hicache_ext.errors import TreeError
-from hicache_ext.keys import namespace_seed, page_keys_py
+from hicache_ext.keys import namespace_seed
 from hicache_ext.tier import Tier
 
 OPS = []
@@ -40,10 +39,10 @@ def match(fuzz):
                 expected = [-1 if page is None else page for page in held]
                 assert fuzz.tree.path_pages(node_id, kind, Tier(tier)) == expected
                 assert fuzz.tree.path_pages(node_id, kind, Tier(tier), 2) == expected[-2:]
-    path = b"".join(keys[: ends[3].depth])
-    assert fuzz.each("keys", ids[3]) == page_keys_py(
-        path, fuzz.page_size, namespace_seed(namespace)
-    )
+    chain = fuzz.chain_keys(keys[: ends[3].depth], namespace_seed(namespace))
+    assert fuzz.each("keys", ids[3]) == chain
+    for name, expected in (("num_tokens", lengths[3]), ("namespace", namespace)):
+        assert fuzz.each(name, ids[3]) == expected
 
 
 def holes(fuzz, num_pages):
@@ -171,11 +170,6 @@ def prefetch(fuzz):
     ids = fuzz.alloc("full", HOST, len(span))
     end = anchor
     if ids is not None:
-        first = anchor.depth * fuzz.page_size
-        part = tokens[
-            first : first + len(span) * fuzz.page_size + fuzz.rng.randrange(fuzz.page_size)
-        ]
-        assert page_keys(part, fuzz.page_size)[: len(span)] == span
         result = fuzz.each("insert_host", anchor.node_id, b"".join(span), ids)
         end, present, released = fuzz.model.insert_host(anchor, span, ids)
         assert (result.node is None) == (end is None)
