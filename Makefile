@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv and builds; a second run only does what changed.
-#   make demo  test  test-long  fuzz  sim  sim-long  lint  build  sanitize  bench-NAME  nsys  gpu  clean
+#   make demo  test  test-long  fuzz  sim  sim-long  lint  build  sanitize  coverage  bench-NAME  nsys  gpu  clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ FORMATTED = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := build
-.PHONY: demo test test-long fuzz sim sim-long sanitize lint build nsys need-nsys gpu clean FORCE
+.PHONY: demo test test-long fuzz sim sim-long sanitize coverage lint build nsys need-nsys gpu clean FORCE
 
 demo: build $(VENV)/.stamp-demo
 	$(BIN)/hicache demo
@@ -39,6 +39,15 @@ fuzz: build
 # The C++ tests under ASan, UBSan and TSan.
 sanitize: build
 	$(BIN)/python -m pytest -q -m "long or not long" tests/test_sanitizers.py
+
+# Branch coverage of the tree and the flows, by the tests that are about them.
+COVERED = $(foreach what,tree cache flow window_commit prefetch store_switch tick op_table full_check \
+	divergence event explain retract backup,$(wildcard tests/test_$(what)*.py))
+coverage: build
+	$(BIN)/python -m coverage run -m pytest -q $(COVERED)
+	$(BIN)/python -m coverage report
+	$(BIN)/python -m coverage json -q -o out/coverage/coverage.json
+	$(BIN)/python .ci/branch_coverage.py out/coverage/coverage.json
 
 lint: build
 	$(BIN)/ruff check .
