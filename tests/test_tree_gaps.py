@@ -84,6 +84,11 @@ def test_a_graft_hangs_below_what_the_device_alone_has(tree):
     assert residency(tree, 1, 2, 3, 4) == {"full": "DDHH", "swa": "DDHH"}
 
 
+def test_a_prefetch_hangs_where_the_match_ends(tree):
+    end = two_nodes(tree)
+    assert tree.match_prefix(tokens(1, 2, 3, 4)).host_node == end
+
+
 def test_present_counts_the_leading_pages_alone(tree):
     end = two_nodes(tree)
     back_up_leaf(tree, end, 50)

@@ -158,7 +158,7 @@ class Model:
             if self.satisfied(path[:depth], (DEVICE,)):
                 device = path[depth - 1]
         host = best
-        while host.parent and host.held["full"][HOST] is None:
+        while host.parent and host.held["full"][HOST] is None and not self.gaps:
             host = host.parent
         self.clock += 1
         self.touch(best)

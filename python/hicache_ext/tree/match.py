@@ -9,7 +9,6 @@ result       node = device_node = A, host_node = root, full_node = C
 
 from __future__ import annotations
 
-from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
 from hicache_ext.tree.components.base import VIEW_ALL, VIEW_ANY, VIEW_DEVICE
 from hicache_ext.tree.key import common_pages
@@ -67,7 +66,7 @@ def match_prefix(state: TreeState, tokens: object, namespace: bytes) -> MatchRes
         if views & VIEW_DEVICE:
             device_best = node
     host = best
-    while not host.is_root and host.parts[state.base.idx].pages[Tier.HOST] is None:
+    while not state.can_hang_on_host(host):
         host = host.parent
     deepest = nodes[-1] if nodes else root
     state.tick()
