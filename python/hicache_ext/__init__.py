@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     )
     from hicache_ext.host_buffer import HostBuffer
     from hicache_ext.match import Match
+    from hicache_ext.namespace import Namespace
     from hicache_ext.pool import DevicePool, HostPool
     from hicache_ext.staging import Slots, gather_slots, scatter_slots
     from hicache_ext.storage import LocalStore, MemoryStore
     from hicache_ext.tier import Tier
-    from hicache_ext.tree import RadixTree
+    from hicache_ext.tree import KeyUnit, RadixTree
 
 __all__ = [
     "CacheConfig",
@@ -34,11 +35,13 @@ __all__ = [
     "HiCache",
     "HostBuffer",
     "HostPool",
+    "KeyUnit",
     "LayoutSpec",
     "LocalGroup",
     "LocalStore",
     "Match",
     "MemoryStore",
+    "Namespace",
     "PagedBuffer",
     "RadixTree",
     "ShmGroup",
@@ -70,11 +73,12 @@ _HOMES = {
     ),
     "host_buffer": ("HostBuffer",),
     "match": ("Match",),
+    "namespace": ("Namespace",),
     "pool": ("DevicePool", "HostPool"),
     "staging": ("Slots", "gather_slots", "scatter_slots"),
     "storage": ("LocalStore", "MemoryStore"),
     "tier": ("Tier",),
-    "tree": ("RadixTree",),
+    "tree": ("KeyUnit", "RadixTree"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
