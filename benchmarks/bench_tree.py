@@ -20,6 +20,7 @@ from benchmarks.tree_peers import (
     LONG_PROMPT_US,
     PEER_REQUESTS,
 )
+from benchmarks.tree_tick import idle_tick
 from benchmarks.tree_workload import ChatWorkload
 from hicache_ext.keys import page_keys
 
@@ -116,7 +117,7 @@ def main(quick: bool) -> Table:
     measure_growth(table, (500, 2000) if quick else (1000, 1_000_000), 50 if quick else 4000)
     measure_memory(table, 2000 if quick else 200_000, 200_000 if quick else 8_000_000)
     measure_ledger(table, 20 if quick else 2000)
-    idle_us = cases.idle_tick(128, 50 if quick else 2000) * 1e6
+    idle_us = idle_tick(128, 50 if quick else 2000) * 1e6
     at_most(table, "idle tick, 128 requests in flight", idle_us, MAX_IDLE_US, "us")
     measure_keys(table, 8192 if quick else 131_072)
     return table
