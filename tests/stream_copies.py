@@ -12,10 +12,12 @@ from unittest.mock import patch
 import numpy as np
 from emulated_cuda import emulated_cuda, pinned
 
-from hicache_ext.copy import copy_pages, scatter_pages
+from hicache_ext.copy import copy_pages, copy_set, scatter_pages
+from hicache_ext.cuda_copy import Priority
 from hicache_ext.flow import pools as flow_pools
 from hicache_ext.hazards import Hazards
 from hicache_ext.layout import PagedBuffer
+from hicache_ext.plan_set import PlanSet
 from hicache_ext.pool import PagePool
 from hicache_ext.ticket import Ticket
 
@@ -40,6 +42,13 @@ class StreamCopies:
     def start(self, *args: Any, **options: Any) -> Ticket:
         stream = self._random.choice(self._streams)
         ticket = copy_pages(*args, executor="sm_reg", stream=stream, **options)
+        self.num_late += not ticket.query()
+        return ticket
+
+    def start_set(self, parts: PlanSet, priority: Priority | None) -> Ticket:
+        """A copy of a flow."""
+        stream = self._random.choice(self._streams)
+        ticket = copy_set(parts, executor="sm_reg", stream=stream, priority=priority)
         self.num_late += not ticket.query()
         return ticket
 
@@ -78,7 +87,7 @@ def stream_copies(seed: int) -> Iterator[StreamCopies]:
     with emulated_cuda(seed=seed, queries_per_step=12) as cuda:
         copies = StreamCopies(cuda, seed)
         with (
-            patch.object(flow_pools, "copy_pages", copies.start),
+            patch.object(flow_pools, "copy_set", copies.start_set),
             patch.object(Hazards, "wait", lambda *args: copies.wait(*args)),
         ):
             yield copies

@@ -73,7 +73,7 @@ def test_what_is_in_flight_settles_first_and_what_comes_later_waits() -> None:
 
 
 def test_what_was_inserted_before_a_detach_is_written_to_the_store() -> None:
-    """Backups begin one after the other: those that had not begun came behind the switch."""
+    """Those that had not begun came behind the switch, once."""
     ranks = Ranks(2)
     for start in (0, 1000, 2000):
         ranks.each(lambda r, start=start: r.cache.release(prefill(r, 2, start)))
@@ -82,7 +82,7 @@ def test_what_was_inserted_before_a_detach_is_written_to_the_store() -> None:
     for records in ranks.drain():
         *before, detach, after = records
         assert detach.op_id == switch and detach.outcome == Outcome.COMMITTED
-        assert [r.num_stored_pages for r in before] == [{"full": 2, "swa": 2}] * 3
+        assert [r.num_stored_pages for r in before] == [{"full": 6, "swa": 6}]
         assert after.num_stored_pages == {}
     ranks.check_idle()
     ranks.close()

@@ -21,7 +21,6 @@ from hicache_ext.cache_store import StoreCalls
 from hicache_ext.cache_transfer import TransferCalls
 from hicache_ext.errors import LayoutError, TreeError
 from hicache_ext.flow import kinds
-from hicache_ext.flow.backup import BackupOp
 from hicache_ext.flow.prefetch import PrefetchOp
 from hicache_ext.flow.record import PrefetchRecord
 from hicache_ext.flow.span import find_span
@@ -140,7 +139,7 @@ class HiCache(StoreCalls, TransferCalls, EventCalls):
         match.tokens, match.node, match.num_tokens = packed, result.node, result.num_tokens
         match.hold(self.tree, result.node, result.num_tokens, self._windows)
         num_new = (result.num_tokens - result.num_present_tokens) // self.config.page_size
-        self._engine.add_backup(BackupOp(self._ctx, result.node, num_new))
+        self._backups.inserted(result.node, num_new)
 
     def release(self, match: Match) -> None:
         """Drops the locks; the prefix stays cached until it is evicted."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 
 from hicache_ext.agreement.auto import open_group
 from hicache_ext.agreement.group import Group
 from hicache_ext.agreement.schema import TickSchema
 from hicache_ext.config import CacheConfig
 from hicache_ext.errors import LayoutError
+from hicache_ext.flow.backup_line import BackupLine, BackupPolicy, WritePolicy
 from hicache_ext.flow.context import FlowContext
 from hicache_ext.flow.engine import FlowEngine
 from hicache_ext.flow.full_check import obey_check_variable
@@ -23,6 +25,7 @@ from hicache_ext.stats import CacheStats
 from hicache_ext.storage.protocol import PageStore
 from hicache_ext.tier import Tier
 from hicache_ext.tree.radix import RadixTree
+from hicache_ext.tree.results import HostPaths
 
 _DEEP = 1 << 62  # pages
 
@@ -43,16 +46,21 @@ class CacheBase:
         """`has_events`: this rank tells routers what the cache holds, see take_events()."""
         components = config.components()
         names = [c.name for c in components]
-        if list(device) != names:
-            raise LayoutError(f"pools {list(device)} do not fit components {names}")
+        if list(device) != [*names, *config.sidecars]:
+            wanted = [*names, *config.sidecars]
+            raise LayoutError(f"pools {list(device)} do not fit components {wanted}")
         self.config = config
-        self.pools = PoolSet(device, host, config.page_size, needs_page_view=store is not None)
+        self.pools = PoolSet(
+            device, host, config.page_size, store is not None, sidecars=config.sidecars
+        )
+        is_write_back = config.write_policy == WritePolicy.WRITE_BACK
         self.tree = RadixTree(
             config.page_size,
             components,
             page_keys=page_keys,
             token_hash=token_hash,
             unit=config.key_unit,
+            host_paths=HostPaths.GAPS if is_write_back else HostPaths.WHOLE,
             strategy=config.evict_strategy,
             has_events=has_events,
         )
@@ -69,7 +77,7 @@ class CacheBase:
             io=self._io,
             short_window=config.short_window,
             prefetch_threshold_tokens=config.prefetch_threshold_tokens,
-            evict_for_reserve=self.evict,
+            evict_for_reserve=self._make_room,
         )
         self._prefetches: dict[int, PrefetchOp] = {}
         # `alloc` evicts by what its own pool lacks: that must be the same on every rank.
@@ -77,11 +85,13 @@ class CacheBase:
         same = f"{config}, device pages {self.pools.sizes(Tier.DEVICE)}, check {check!r}"
         schema = TickSchema(names, config.num_slots, config.num_endpoint_lanes, config=same)
         self.group, self._leave = open_group(group, schema.num_lanes, config.tick_deadline_s)
+        self._backups = BackupLine(self._ctx, self._backup_policy())
         self._engine = FlowEngine(
             schema,
             self.group,
             digest=lambda: self.tree.digest,
             free_pages=self.pools.num_free,
+            backups=self._backups,
             log=self.tree.log,
             depth=config.tick_depth,
             deadline_s=config.tick_deadline_s,
@@ -91,6 +101,27 @@ class CacheBase:
         """Frees that many pages per pool, least recently used first, if they are unlocked."""
         self._engine.check_usable()
         self.pools.take_back(self.tree.evict(tier, num_pages))
+
+    def _make_room(self, tier: Tier, num_pages: Mapping[str, int]) -> None:
+        """The same for an op; a full host gives up copies of what the device has, too."""
+        evicted = self.tree.evict(tier, num_pages)
+        self.pools.take_back(evicted)
+        freed = evicted.on(tier)
+        lacking = {name: max(0, num - len(freed[name])) for name, num in num_pages.items()}
+        if tier == Tier.HOST and any(lacking.values()):
+            self.pools.take_back(self.tree.drop_duplicates(lacking))
+
+    def _backup_policy(self) -> BackupPolicy:
+        config, sizes = self.config, self.pools.sizes(Tier.DEVICE)
+        return BackupPolicy(
+            config.write_policy,
+            config.min_backup_hits,
+            {
+                name: ceil(num_pages * config.write_back_watermark)
+                for name, num_pages in zip(self.pools.names, sizes, strict=True)
+            },
+            config.backup_batch_pages,
+        )
 
     # -- the tick ----------------------------------------------------------------------------
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import inf
 
 from hicache_ext.checks import require_kind
 from hicache_ext.errors import LayoutError
+from hicache_ext.flow.backup_line import WritePolicy
 from hicache_ext.flow.context import ShortWindow
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.components.full import Full
@@ -25,8 +27,15 @@ class CacheConfig:
     has_mamba: bool = False  # recurrent layers: a pool "mamba" with one state per page
     evict_strategy: str = Strategy.LRU.value  # what goes first, see tree/strategy.py
     key_unit: KeyUnit = KeyUnit.TOKEN  # BIGRAM: the KV of a position depends on the next token, too
+    sidecars: Mapping[str, str] = field(default_factory=dict)
+    """Pools without ids of their own, and whose pages they are a part of: {"indexer": "full"}."""
     prefetch_threshold_tokens: int = 0  # smaller L3 hits are not worth a read
     short_window: ShortWindow = ShortWindow.KEEP_FULL
+    write_policy: WritePolicy = WritePolicy.WRITE_THROUGH
+    min_backup_hits: int = 2  # of a node, for SELECTIVE; the insert that made it is the first
+    write_back_watermark: float = 0.125  # WRITE_BACK: of each device pool, to be free or backed up
+    backup_batch_pages: int = 1024  # of a pool in one backup op, unless one insert has more
+    load_back_threshold_tokens: int = 0  # less on the host is computed anew rather than loaded
     num_slots: int = 64  # ops that can be in flight at once; more wait in line
     num_endpoint_lanes: int = 128  # endpoints that all ranks can compare in one tick
     tick_depth: int = 1  # steps from publish to apply; 0: the tick waits for the other ranks
@@ -53,6 +62,16 @@ class CacheConfig:
             )
         if self.tick_depth not in (0, 1):
             raise LayoutError(f"tick_depth={self.tick_depth} must be 0 or 1")
+        if self.min_backup_hits < 1 or self.backup_batch_pages < 1:
+            raise LayoutError(
+                f"min_backup_hits={self.min_backup_hits}, "
+                f"backup_batch_pages={self.backup_batch_pages} must be positive"
+            )
+        if not 0 <= self.write_back_watermark <= 1 or self.load_back_threshold_tokens < 0:
+            raise LayoutError(
+                f"write_back_watermark={self.write_back_watermark} must be in 0..1, "
+                f"load_back_threshold_tokens={self.load_back_threshold_tokens} not negative"
+            )
         if self.prefetch_threshold_tokens < 0 or not 0 < self.tick_deadline_s < inf:
             raise LayoutError(
                 f"prefetch_threshold_tokens={self.prefetch_threshold_tokens}, "

@@ -1,4 +1,4 @@
-"""Backup, L1 to L2 to L3: a node's pages go to host memory, then to the store (write-through).
+"""Backup, L1 to L2 to L3: the pages of some nodes go to host memory, then to the store.
 
 After RESERVE and COPY (transfer.py) the tree has the host pages, and
     STORE    writes them to the store, locked until every rank has written its own;
@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.context import FlowContext
@@ -18,44 +19,93 @@ from hicache_ext.flow.op import Phase
 from hicache_ext.flow.pools import Pages
 from hicache_ext.flow.record import BackupRecord, Outcome
 from hicache_ext.flow.transfer import TransferOp
+from hicache_ext.flow.write import Writes, write_missing
 from hicache_ext.tier import Tier
+from hicache_ext.tree.radix import RadixTree
 from hicache_ext.tree.results import BackupPlan, Receipt
 
-Writes = dict[str, tuple[list[bytes], list[memoryview]]]  # per pool: keys and pages
+
+@dataclass
+class BackupRequest:
+    """What the device has of the path to `node`, or of its `last` pages, and the host has not."""
+
+    node: int
+    last: int | None = None
+    min_hits: int = 0
+    num_tries: int = 0
+    _pin: Receipt | None = field(default=None, repr=False)
+
+    @property
+    def is_cold(self) -> bool:
+        """A victim of write-back, which is looked for anew rather than tried again."""
+        return self.last is not None
+
+    def pin(self, tree: RadixTree, num_pages: Mapping[str, int]) -> None:
+        """Keeps the last pages before the node's end on the device until the backup begins."""
+        self._pin = tree.lock(self.node, Tier.DEVICE, num_pages)
+
+    def unpin(self, tree: RadixTree) -> None:
+        """The backup has begun, or will not."""
+        if self._pin is not None:
+            tree.unlock(self._pin)
+        self._pin = None
 
 
 class BackupOp(TransferOp):
-    """One backup on one rank: what the path to a node has on the device only, when it begins."""
+    """One backup on one rank, of all requests that it could take."""
 
     record: BackupRecord
 
-    def __init__(self, ctx: FlowContext, node: int, num_new_pages: int) -> None:
-        """Pins the last `num_new_pages` before the node's end until `begin`."""
-        record = BackupRecord(0, {})
-        super().__init__(ctx, record, Tier.HOST, {})
-        self._node = node
-        new = {name: num_new_pages for name in ctx.pools.names}
-        self._pin: Receipt | None = ctx.tree.lock(node, Tier.DEVICE, new)
-        self._plan: BackupPlan | None = None
+    def __init__(self, ctx: FlowContext) -> None:
+        super().__init__(ctx, BackupRecord(0, {}), Tier.HOST, {})
+        self.requests: list[BackupRequest] = []
+        self._plans: list[BackupPlan] = []
+        self._spans: set[tuple[int, str]] = set()  # nodes and components that are in a plan
+        self._num_pages = dict.fromkeys(ctx.pools.names, 0)
         self._stop = threading.Event()
-        self._host_pin: Receipt | None = None
+        self._host_pins: list[Receipt] = []
         self._store: Future[dict[str, int]] | None = None
 
-    def begin(self, op_id: int) -> bool:
-        """Lists what is to copy; False if there is nothing left to do, and the op is over."""
-        self.op_id = self.record.op_id = op_id
-        self._plan = self._ctx.tree.begin_backup(self._node)
-        self._unpin()
-        if self._plan is None:
-            self._enter(Phase.DONE)
+    def take(self, request: BackupRequest, most_pages: int) -> bool:
+        """Adds the request, or finds that it has nothing to do; False if it has to wait.
+
+        It waits where pages are in this op already, where the op would get larger than
+        `most_pages` of a pool, and, after a failure, for an op of its own.
+        """
+        if self.requests and (request.num_tries or self.requests[0].num_tries):
             return False
-        self.record.num_pages = dict(self._plan.num_pages)
-        self._sources = self._plan.device_pages
+        tree = self._ctx.tree
+        plan = tree.begin_backup(request.node, last=request.last, min_hits=request.min_hits)
+        if plan is None:
+            request.unpin(tree)
+            return True
+        spans = {(span.node, span.component) for span in plan.spans}
+        total = {name: self._num_pages[name] + num for name, num in plan.num_pages.items()}
+        if self.requests and (max(total.values()) > most_pages or spans & self._spans):
+            tree.abort_backup(plan)
+            return False
+        request.unpin(tree)  # the plan pins the same pages
+        self.requests.append(request)
+        self._plans.append(plan)
+        self._spans |= spans
+        self._num_pages = total
         return True
+
+    def begin(self, op_id: int) -> None:
+        """All requests are taken."""
+        self.op_id = self.record.op_id = op_id
+        self.record.num_requests = len(self.requests)
+        self.record.num_pages = self._num_pages
+        self._sources = {
+            name: [page for plan in self._plans for page in plan.device_pages[name]]
+            for name in self._num_pages
+        }
+        for request in self.requests:
+            request.num_tries += 1
 
     @property
     def in_tree(self) -> bool:
-        """The host pages are attached or given up: a backup further down may start."""
+        """The host pages are attached or given up: the next backup may start."""
         return self.phase in (Phase.STORE, Phase.DONE)
 
     def state(self) -> SlotState:
@@ -71,12 +121,21 @@ class BackupOp(TransferOp):
         return self._apply_store()
 
     def _commit(self, pages: Pages) -> Mapping[str, list[int]]:
-        assert self._plan is not None
-        return self._ctx.tree.commit_backup(self._plan, pages)
+        """Each plan gets its part, in order."""
+        unused: dict[str, list[int]] = {name: [] for name in pages}
+        taken = dict.fromkeys(pages, 0)
+        for plan in self._plans:
+            mine = {}
+            for name, num_pages in plan.num_pages.items():
+                mine[name] = pages[name][taken[name] : taken[name] + num_pages]
+                taken[name] += num_pages
+            for name, ids in self._ctx.tree.commit_backup(plan, mine).items():
+                unused[name] += ids
+        return unused
 
     def _abandon(self) -> None:
-        if self._plan is not None:
-            self._ctx.tree.abort_backup(self._plan)
+        for plan in self._plans:
+            self._ctx.tree.abort_backup(plan)
 
     def _after_commit(self) -> bool:
         if self._ctx.store is None:
@@ -87,31 +146,21 @@ class BackupOp(TransferOp):
         return False
 
     def _lock_writes(self) -> Writes:
-        """Locks the host pages of the plan, so that eviction cannot reuse them under the write."""
-        tree, plan = self._ctx.tree, self._plan
-        assert plan is not None
-        self._host_pin = tree.lock(plan.node, Tier.HOST, plan.reach)
-        writes: Writes = {}
-        for span in plan.spans:
-            keys, pages = writes.setdefault(span.component, ([], []))
-            host = self._ctx.pools.get(Tier.HOST, span.component)
-            ids = tree.path_pages(span.node, span.component, Tier.HOST, last=span.num_pages)
-            for key, page_id in zip(tree.keys(span.node)[-span.num_pages :], ids, strict=True):
-                if page_id >= 0:  # absent where the parent has lost its host copy
-                    keys.append(key)
-                    pages.append(host.page_view(page_id))
+        """Locks the host pages of the plans, so that eviction cannot reuse them under the write."""
+        tree, writes = self._ctx.tree, Writes(self._ctx.pools)
+        for plan in self._plans:
+            self._host_pins.append(tree.lock(plan.node, Tier.HOST, plan.reach))
+            for span in plan.spans:
+                ids = tree.path_pages(span.node, span.component, Tier.HOST, last=span.num_pages)
+                # Absent (-1) where the parent has lost its host copy, or between two states.
+                writes.add(span.component, tree.keys(span.node)[-span.num_pages :], ids)
         return writes
 
     def _write(self, writes: Writes) -> dict[str, int]:
-        """Runs on an I/O thread; returns the pages stored per pool."""
+        """Runs on an I/O thread; returns the pages written per pool."""
         store = self._ctx.store
         assert store is not None
-        num_stored = {}
-        # FULL pages last: an endpoint shows in the store only once its window is there.
-        for name, (keys, pages) in sorted(writes.items(), key=lambda item: item[0] == "full"):
-            if not self._stop.is_set():
-                num_stored[name] = sum(store.write_from(name, keys, pages))
-        return num_stored
+        return write_missing(store, writes, self._stop)
 
     def _apply_store(self) -> bool:
         assert self._store is not None
@@ -128,10 +177,9 @@ class BackupOp(TransferOp):
         return self._finish(Outcome.COMMITTED)
 
     def _unpin(self) -> None:
-        for receipt in (self._pin, self._host_pin):
-            if receipt is not None:
-                self._ctx.tree.unlock(receipt)
-        self._pin = self._host_pin = None
+        for receipt in self._host_pins:
+            self._ctx.tree.unlock(receipt)
+        self._host_pins = []
 
     def cancel(self) -> None:
         self._stop.set()

@@ -20,7 +20,7 @@ from hicache_ext.agreement.postmortem import Exchange, explain, fail_alone
 from hicache_ext.agreement.schema import LaneError, Lanes, Packer, TickHeader, TickSchema, unpack
 from hicache_ext.errors import AgreementError, HiCacheError
 from hicache_ext.flow import kinds
-from hicache_ext.flow.backup import BackupOp
+from hicache_ext.flow.backup_line import BackupLine
 from hicache_ext.flow.op import Op, OpTable
 from hicache_ext.flow.record import Record
 from hicache_ext.flow.store_switch import StoreSwitch
@@ -48,6 +48,7 @@ class FlowEngine:
         *,
         digest: Callable[[], int],
         free_pages: Callable[[], tuple[int, ...]],
+        backups: BackupLine,
         log: OpLog,
         depth: int,
         deadline_s: float,
@@ -61,9 +62,7 @@ class FlowEngine:
         self._depth = depth
         self._deadline_s = deadline_s
         self._ops = OpTable(schema.num_slots)
-        # Backups begin one after the other; a switch of the store comes after those before it.
-        self._backups: deque[BackupOp | StoreSwitch] = deque()
-        self._copying: BackupOp | None = None
+        self._backups = backups
         self._published: deque[Published] = deque()
         self._may_apply = False
         self._epoch = 0
@@ -92,15 +91,11 @@ class FlowEngine:
     def add(self, op: Op) -> int:
         """Puts an op in line; returns its id."""
         self._log.add(kinds.OP, op.op_id, op.phase)
-        if isinstance(op, StoreSwitch) and self._backups:
-            self._backups.append(op)
+        if isinstance(op, StoreSwitch) and len(self._backups):
+            self._backups.add_switch(op)
         else:
             self._ops.add(op)
         return op.op_id
-
-    def add_backup(self, op: BackupOp) -> None:
-        """Backups copy one after the other: none copies what an earlier one is copying."""
-        self._backups.append(op)
 
     def check_usable(self) -> None:
         """Raises once the cache is closed or the ranks have parted."""
@@ -124,7 +119,7 @@ class FlowEngine:
             self._may_apply = True
 
     def _publish(self) -> None:
-        self._begin_backup()
+        self._begin_backups()
         self._ops.admit()
         self.max_waiting = max(self.max_waiting, self.num_waiting)
         self._log.add(kinds.TICK, self._epoch)
@@ -171,17 +166,13 @@ class FlowEngine:
             for call in reversed(last):
                 last_first.callback(call)
             last_first.callback(self._ops.cancel_all)
-            for op in self._backups:
-                last_first.callback(op.cancel)
-            self._backups.clear()
+            last_first.callback(self._backups.cancel)
 
-    def _begin_backup(self) -> None:
-        while self._backups and (self._copying is None or self._copying.in_tree):
-            op = self._backups.popleft()
+    def _begin_backups(self) -> None:
+        for op in self._backups.begin(self._epoch, self.new_id, self.agreed_free_pages):
             if isinstance(op, StoreSwitch):
                 self._ops.add(op)
-            elif op.begin(self.new_id()):
-                self._copying = op
+            else:
                 self.add(op)
 
     def _pack(self) -> Lanes:

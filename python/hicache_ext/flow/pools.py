@@ -4,34 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hicache_ext.copy import Plan, copy_pages, make_plan
+from hicache_ext.copy import Plan, copy_set, make_plan
+from hicache_ext.copy_part import CopyPart
+from hicache_ext.cuda_copy import Priority
 from hicache_ext.errors import CapacityError, LayoutError, TreeError
+from hicache_ext.flow.copies import Copies, LayerCopies
 from hicache_ext.plan import ascending_side
+from hicache_ext.plan_set import MAX_PARTS, PlanSet
 from hicache_ext.pool import PagePool, PageState
-from hicache_ext.ticket import Ticket, drain, results
+from hicache_ext.ticket import Ticket, drain
 from hicache_ext.tier import Tier
 from hicache_ext.tree.pages import HOLE, checked_ids, is_whole
 from hicache_ext.tree.results import EvictResult
 
 Pages = Mapping[str, Sequence[int]]
-
-
-class Copies:
-    """Copies under way, one ticket per pool."""
-
-    def __init__(self, tickets: list[Ticket]) -> None:
-        self._tickets = tickets
-
-    def done(self) -> bool:
-        return all(ticket.query() for ticket in self._tickets)
-
-    def wait(self) -> None:
-        """Waits until no copy touches its pages any more, well or not."""
-        drain(self._tickets)
-
-    def result(self) -> int:
-        """Waits; returns the bytes moved, or raises what went wrong once all have stopped."""
-        return results(self._tickets)
 
 
 class PoolSet:
@@ -43,13 +29,16 @@ class PoolSet:
         host: Mapping[str, PagePool],
         page_size: int,
         needs_page_view: bool,
+        sidecars: Mapping[str, str] | None = None,
     ) -> None:
+        """`sidecars`: pools that have no ids of their own, by name, and whose ids they follow."""
         if list(device) != list(host):
             raise LayoutError(f"device pools {list(device)} and host pools {list(host)} differ")
-        self.names = tuple(device)
+        self._sidecars = dict(sidecars or {})
+        self.names = tuple(name for name in device if name not in self._sidecars)
         self._pools = {Tier.DEVICE: dict(device), Tier.HOST: dict(host)}
-        self._plans: dict[tuple[str, Tier], Plan] = {}
-        for name in self.names:
+        self._plans: dict[tuple[str, Tier, int | None], Plan] = {}  # by layer, None: all
+        for name in device:
             specs = device[name].spec, host[name].spec
             if any(spec.page_size != page_size for spec in specs):
                 raise LayoutError(
@@ -61,9 +50,26 @@ class PoolSet:
                 (Tier.DEVICE, host[name], device[name]),
             ):
                 side = ascending_side(src.buffer.device)
-                self._plans[name, to] = make_plan(src.spec, dst.spec, ascending=side)
+                self._plans[name, to, None] = make_plan(src.spec, dst.spec, ascending=side)
+        self._check_sidecars()
         if needs_page_view:
             self.check_page_view()
+
+    def _check_sidecars(self) -> None:
+        for sidecar, name in self._sidecars.items():
+            if name not in self.names:
+                known = list(self.names)
+                raise LayoutError(f"sidecar {sidecar} follows {name}, which is none of {known}")
+            for tier, pools in self._pools.items():
+                if pools[sidecar].capacity < pools[name].capacity:
+                    raise LayoutError(
+                        f"sidecar {sidecar} has {pools[sidecar].capacity} pages on {tier.name}, "
+                        f"{name} has {pools[name].capacity}"
+                    )
+
+    def sidecars_of(self, name: str) -> list[str]:
+        """The pools that hold a part of each page of this one, under the same ids."""
+        return [sidecar for sidecar, followed in self._sidecars.items() if followed == name]
 
     def check_page_view(self) -> None:
         """LayoutError unless a store can read and write the pages of every host pool."""
@@ -79,7 +85,7 @@ class PoolSet:
 
     def sizes(self, tier: Tier) -> list[int]:
         """Pages of each pool."""
-        return [pool.capacity for pool in self._pools[tier].values()]
+        return [self._pools[tier][name].capacity for name in self.names]
 
     def counts(self, num_pages: Mapping[str, int]) -> tuple[int, ...]:
         """`num_pages` in the order of the pools, 0 where it is silent."""
@@ -88,7 +94,7 @@ class PoolSet:
     def num_free(self) -> tuple[int, ...]:
         """Free pages of each device pool, then of each host pool, as the tick has them."""
         tiers = self._pools.values()
-        return tuple(pool.allocator.num_free for pools in tiers for pool in pools.values())
+        return tuple(pools[name].allocator.num_free for pools in tiers for name in self.names)
 
     def of_tier(self, tier: Tier, counts: Sequence[int]) -> dict[str, int]:
         """The part of what is counted as in `num_free` that belongs to a tier."""
@@ -182,35 +188,70 @@ class PoolSet:
             allocator.move(fresh, PageState.ATTACHED)
 
     def copy(self, to: Tier, sources: Pages, targets: Pages) -> Copies:
-        """Starts the copies between the two tiers, pool by pool.
+        """Starts the copies between the two tiers, of all pools and their sidecars in one launch.
 
         On a GPU they are enqueued on the caller's current stream, behind the kernels that wrote
         the pages and before those that will read them.
         """
-        other = Tier.HOST if to == Tier.DEVICE else Tier.DEVICE
-        tickets: list[Ticket] = []
-        copies = Copies(tickets)
+        return Copies(self._start(self._parts(to, sources, targets, None)))
+
+    def copy_layers(self, sources: Pages, targets: Pages) -> LayerCopies:
+        """The same to the device, layer by layer, one launch each.
+
+        On a GPU it runs beside the caller's current stream, after what that has by now; kernels
+        that read a layer come after wait_layer().
+        """
+        layers: list[list[Ticket]] = []
+        num_layers = max(pool.spec.num_layers for pool in self._pools[Tier.DEVICE].values())
         try:
-            for name in self.names:
-                if targets.get(name):
-                    ticket = copy_pages(
-                        self._pools[other][name].buffer,
-                        list(sources[name]),
-                        self._pools[to][name].buffer,
-                        list(targets[name]),
-                        plan=self._plans[name, to],
-                    )
-                    tickets.append(ticket)
+            for layer in range(num_layers):
+                parts = self._parts(Tier.DEVICE, sources, targets, layer)
+                layers.append(self._start(parts, Priority.HIGH))
         except BaseException:
-            copies.wait()  # whoever hears of it takes the pages back
+            LayerCopies(layers).wait()  # whoever hears of it takes the pages back
             raise
-        return copies
+        return LayerCopies(layers)
+
+    def _parts(self, to: Tier, sources: Pages, targets: Pages, layer: int | None) -> list[CopyPart]:
+        other = Tier.HOST if to == Tier.DEVICE else Tier.DEVICE
+        parts = []
+        for followed in self.names:
+            if not targets.get(followed):
+                continue
+            for name in (followed, *self.sidecars_of(followed)):
+                src, dst = self._pools[other][name], self._pools[to][name]
+                if layer is None or layer < dst.spec.num_layers:
+                    ids = list(sources[followed]), list(targets[followed])
+                    plan = self._plan(name, to, layer)
+                    parts.append(CopyPart(src.buffer, ids[0], dst.buffer, ids[1], plan))
+        return parts
+
+    def _plan(self, name: str, to: Tier, layer: int | None) -> Plan:
+        plan = self._plans.get((name, to, layer))
+        if plan is None:
+            whole = self._plans[name, to, None]
+            assert layer is not None
+            layers = (layer, layer + 1)
+            plan = make_plan(whole.src, whole.dst, layers=layers, ascending=whole.ascending)
+            self._plans[name, to, layer] = plan
+        return plan
+
+    def _start(self, parts: list[CopyPart], priority: Priority | None = None) -> list[Ticket]:
+        tickets: list[Ticket] = []
+        try:
+            for first in range(0, len(parts), MAX_PARTS):
+                some = PlanSet(parts[first : first + MAX_PARTS])
+                tickets.append(copy_set(some, priority=priority))
+        except BaseException:
+            drain(tickets)  # as above
+            raise
+        return tickets
 
     def check_owned(self, owned_pages: Callable[[Tier, str], list[int]]) -> None:
         """Each page has one owner: those marked attached are exactly those that the tree has."""
         for tier, pools in self._pools.items():
-            for name, pool in pools.items():
-                allocator = pool.allocator
+            for name in self.names:
+                allocator = pools[name].allocator
                 allocator.check_integrity()
                 owned = owned_pages(tier, name)
                 attached = set(allocator.pages_in(PageState.ATTACHED))

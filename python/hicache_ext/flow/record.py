@@ -56,6 +56,7 @@ class LoadBackRecord(TransferRecord):
 class BackupRecord(TransferRecord):
     """Device to host, then host to store."""
 
+    num_requests: int = 0  # inserts, or victims of write-back, that went together
     num_stored_pages: dict[str, int] = field(default_factory=dict)  # of this rank
     num_stored_bytes: int = 0  # of this rank
 

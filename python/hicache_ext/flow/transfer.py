@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.context import FlowContext
+from hicache_ext.flow.copies import Copies
 from hicache_ext.flow.op import Op, Phase
-from hicache_ext.flow.pools import Copies, Pages
+from hicache_ext.flow.pools import Pages
 from hicache_ext.flow.record import Outcome, TransferRecord
 from hicache_ext.flow.reserve import Reservation, Verdict
 from hicache_ext.pool import PageState
@@ -43,6 +44,9 @@ class TransferOp(Op):
     def _abandon(self) -> None:
         """Unpins the plan; nothing was attached."""
         raise NotImplementedError
+
+    def _start_copy(self, pages: Pages) -> Copies:
+        return self._ctx.pools.copy(self._tier, self._sources, pages)
 
     def _after_commit(self) -> bool:
         """Goes on to another phase (False) or ends here (True)."""
@@ -91,7 +95,7 @@ class TransferOp(Op):
             self._ctx.pools.move(self._tier, pages, PageState.IO)
             self._enter(Phase.COPY)
             try:
-                self._copies = self._ctx.pools.copy(self._tier, self._sources, pages)
+                self._copies = self._start_copy(pages)
             except Exception as error:  # the other ranks hear of it in the next tick
                 self._error = error
         return False

@@ -15,6 +15,7 @@ from hicache_ext.errors import LayoutError
 from hicache_ext.keys import page_keys_py, token_hash_py
 from hicache_ext.oplog import OpLog
 from hicache_ext.tier import Tier
+from hicache_ext.tree import duplicates as _duplicates
 from hicache_ext.tree import evict as _evict
 from hicache_ext.tree import insert as _insert
 from hicache_ext.tree import insert_host as _insert_host
@@ -178,8 +179,7 @@ class RadixTree:
         self, component: str, anchor: int, node: int | None, pages: Sequence[int]
     ) -> WindowTxn:
         """A transaction that puts host `pages` of `component` at the end of the path to `node`, all
-        or none.
-        """
+        or none."""
         self._state.guard()
         return WindowTxn(self._state, component, anchor, node, pages)
 
@@ -210,8 +210,7 @@ class RadixTree:
 
     def begin_load_back(self, node: int) -> LoadBackPlan | None:
         """Pin and list what `node` lacks on the device; None if nothing, TreeError if the host
-        lacks it too.
-        """
+        lacks it too."""
         self._state.guard()
         return _transfer.begin_load_back(self._state, node)
 
@@ -240,6 +239,12 @@ class RadixTree:
         """
         self._state.guard()
         return _evict.coldest(self._state, tier, component, num_pages)
+
+    def drop_duplicates(self, num_pages: Mapping[str, int]) -> EvictResult:
+        """Give up at least so many host pages per component that the device has, too, most recently
+        used first, fewer if there are no more. For a host on which evict() finds nothing."""
+        self._state.guard()
+        return _duplicates.drop_duplicates(self._state, num_pages)
 
     def clear(self, tier: Tier) -> EvictResult:
         """Give up all that is not locked on `tier`."""
