@@ -152,8 +152,7 @@ class RadixTree:
         namespace: bytes = b"",
         priority: int = 0,
     ) -> InsertResult:
-        """Hand over device pages, one id per whole page of `tokens` and component; -1: none (not
-        the base).
+        """Hand over device pages, one id per whole page and component; -1: none (not the base).
 
         The tree keeps what it lacks; the result's `released` are ids that it has no use for. Ids
         that the tree holds at the same place may be handed in again and are neither. A path keeps
@@ -178,8 +177,7 @@ class RadixTree:
     def window(
         self, component: str, anchor: int, node: int | None, pages: Sequence[int]
     ) -> WindowTxn:
-        """A transaction that puts host `pages` of `component` at the end of the path to `node`, all
-        or none."""
+        """A transaction that puts host `pages` at the end of the path to `node`, all or none."""
         self._state.guard()
         return WindowTxn(self._state, component, anchor, node, pages)
 
@@ -241,8 +239,7 @@ class RadixTree:
         return _evict.coldest(self._state, tier, component, num_pages)
 
     def drop_duplicates(self, num_pages: Mapping[str, int]) -> EvictResult:
-        """Give up at least so many host pages per component that the device has, too, most recently
-        used first, fewer if there are no more. For a host on which evict() finds nothing."""
+        """Give up so many host pages per component that the device has too, the newest first."""
         self._state.guard()
         return _duplicates.drop_duplicates(self._state, num_pages)
 
