@@ -43,8 +43,8 @@ class EvictingModel(HostModel):
         return {"full": self.kinds, "swa": [k for k in self.kinds if k != "full"]}.get(kind, [kind])
 
     def coldness(self, kind, end):
-        """Pages that no end has needed yet go first, then by the strategy; of one path the deepest
-        base, but the outermost window.
+        """Pages that no end has needed yet go first, then by the strategy; of one path the pages
+        farthest from its end.
         """
         value = {
             "lru": 0,
@@ -53,8 +53,7 @@ class EvictingModel(HostModel):
             "fifo": end.made,
             "priority": end.priority,
         }[self.strategy]
-        depth = -end.depth if kind == "full" else end.depth
-        return end.used[kind] > 0, value, end.used[kind], end.made, depth
+        return end.used[kind] > 0, value, end.used[kind], end.made, end.depth
 
     def victims(self, kind, tier):
         """All of them as they are now, the next one first."""

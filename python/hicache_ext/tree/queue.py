@@ -113,8 +113,7 @@ class EvictQueue:
 
     def _key(self, node: Node) -> Key:
         used_at = node.parts[self._component.idx].used_at
-        depth = self._component.order(node)
-        return used_at > 0, self._strategy(node), used_at, node.made_at, depth, node.id
+        return used_at > 0, self._strategy(node), used_at, node.made_at, node.end, node.id
 
     def pop(self) -> Node | None:
         """Take the next victim out of the queue; None if there is none."""

@@ -23,8 +23,8 @@ class MatchResult:
     num_tokens: int
     device_node: int  # the same with device pages alone; an ancestor of `node`, or `node`
     num_device_tokens: int
-    # Deepest ancestor-or-self of `node` that host pages may lie below, a prefetch's anchor: one that
-    # is on the host itself, or with HostPaths.GAPS `node`.
+    # Deepest ancestor-or-self of `node` that host pages may lie below, a prefetch's anchor: one on
+    # the host itself, or with HostPaths.GAPS `node`.
     host_node: int
     num_host_tokens: int
     full_node: int  # deepest node with base pages at all, windows or not

@@ -61,15 +61,6 @@ class Component(ABC):
         """Whether a match may end in `node` at all, by what `node` holds on either tier."""
         return any(pages is not None for pages in node.parts[self.idx].pages)
 
-    # --- eviction -------------------------------------------------------------------------------
-
-    def order(self, node: Node) -> int:
-        """Of victims that are equal to the strategy, were used in the same step and made in the
-        same step, the smallest goes first. May only grow. The default: the one farthest from the
-        end.
-        """
-        return node.end
-
     # --- what a node holds ------------------------------------------------------------------------
     # `ids` is one page id per page of a run of tokens, -1 where nothing is handed over. A value is
     # what a node keeps of it. The default is one page per page of the node: all of them or no

@@ -38,6 +38,3 @@ class Full(Component):
 
     def need(self, end: int) -> int:
         return end
-
-    def order(self, node: Node) -> int:
-        return -node.end  # the deepest goes first
