@@ -120,3 +120,9 @@ def test_queues_do_not_remember_deleted_nodes_for_ever(tree):
     assert len(queue._heap) < 200
     assert tree.match_prefix(tokens(0)).node == survivor
     assert tree.evict(DEVICE, {"swa": 1}).device["swa"] == [5100]
+
+
+def test_clear_goes_from_the_leaves_up(tree):
+    insert(tree, (1, 2), [0, 1])
+    insert(tree, (1, 2, 3), range(3))
+    assert tree.clear(DEVICE).device == {"full": [2, 0, 1], "swa": [102, 100, 101]}

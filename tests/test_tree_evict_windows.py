@@ -93,3 +93,11 @@ def test_of_pages_that_no_end_needed_the_oldest_go_first_however_deep():
     insert(tree, range(21, 29), range(20, 28))
     assert tree.evict(DEVICE, {"swa": 1}).device["swa"] == list(range(100, 109))
     assert tree.evict(DEVICE, {"swa": 1}).device["swa"] == list(range(120, 125))
+
+
+def test_both_pieces_of_a_divided_window_are_as_needed_as_it_was():
+    tree = make_tree()
+    insert(tree, (1, 2, 3), range(3))
+    insert(tree, (1, 41, 42, 43, 44), [0, *range(41, 45)])  # divides it; its own window lies below
+    order = [tree.evict(DEVICE, {"swa": 1}).device["swa"] for _ in range(3)]
+    assert order == [[141], [100], [101, 102]]

@@ -113,3 +113,12 @@ def test_a_missing_host_parent_is_no_violation_here_and_one_elsewhere(tree):
     with pytest.raises(TreeError, match="I2"):
         tree.check_integrity()
     tree._state.host_paths = HostPaths.GAPS
+
+
+def test_all_generations_below_go_the_deepest_first(tree):
+    anchor = insert(tree, (1, 2), [0, 1]).node
+    child = insert_host(tree, (3,), [50], anchor=anchor).node
+    insert_host(tree, (4,), [51], anchor=child)
+    insert_host(tree, (5, 6), [52, 53], anchor=child)
+    assert tree.evict(DEVICE, {"full": 1}).host["full"] == [52, 53, 51, 50]
+    assert len(tree._state.nodes) == 1

@@ -124,3 +124,12 @@ def test_a_state_from_storage_joins_by_a_window_of_one_page(tree):
             assert txn.commit().attached == [1]
     assert tree.path_pages(graft, "mamba", HOST) == [-1, 1]
     assert tree.match_prefix(tokens(5, 6)).num_tokens == 8
+
+
+def test_a_window_whose_eviction_would_take_a_locked_state_stays(tree):
+    end = insert(tree, (1, 2), [0, 1], [7, 8]).node
+    receipt = tree.release_window(tree.lock(end), "swa")
+    assert tree.evict(DEVICE, {"swa": 9}).device["swa"] == [0]
+    receipt = tree.release_window(receipt, "mamba")
+    assert tree.evict(DEVICE, {"swa": 9}).device == {"full": [], "swa": [1], "mamba": [8]}
+    tree.unlock(receipt)
