@@ -9,6 +9,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from hicache_ext.agreement import AgreedSlot, Group, SlotState, TickSchema
+from hicache_ext.flow.alarm import Alarm
 from hicache_ext.flow.engine import FlowEngine
 from hicache_ext.flow.op import Op, Phase
 from hicache_ext.flow.record import PrefetchRecord
@@ -63,6 +64,7 @@ def make_engine(
         log=OpLog(),
         depth=depth,
         deadline_s=30.0,
+        alarm=Alarm(),
     )
     ops = [ReadingOp(i, PrefetchRecord(i, 0, 0), Phase.READ) for i in range(schema.num_slots)]
     for op in ops:

@@ -175,7 +175,8 @@ def test_explain_tells_where_the_tokens_came_from(make_rank):
         "request 'r1'",
         "matched 0 tokens on the device and 40 on the host, of 42",
         "lost 2 tokens: in no page of the device or the host",
-        f"prefetch {op_id} of tokens 0 to 40: hit 40, loaded 40, committed 40: committed",
+        f"prefetch {op_id} of tokens 0 to 40: "
+        "hit 40, agreed 40, loaded 40, committed 40: committed",
         "window of 3 swa pages, of which joined the tree: 3 swa pages",
         "load-back of 10 full pages, 3 swa pages: committed",
     ]
@@ -194,7 +195,7 @@ def test_explain_gives_the_reason_of_each_loss(make_rank):
     cache.prefetch(tokens, request="half")
     cache.drain()
     told = str(cache.explain("half"))
-    assert "hit 24, loaded 24, committed 24: committed" in told
+    assert "hit 24, agreed 24, loaded 24, committed 24: committed" in told
     first.cache.match(list(range(1000, 1020)), request="cold")
     assert "lost 20 tokens: in no page" in str(first.cache.explain("cold"))
     for rank_tokens, why in ((tokens, "nothing lacks"), ([1], "nothing lacks")):

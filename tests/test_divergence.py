@@ -21,6 +21,7 @@ from ranks import Rank
 from together import WaitingGroup, together
 
 from hicache_ext.errors import AgreementError
+from hicache_ext.flow.prefetch_rules import PrefetchRules
 from hicache_ext.tier import Tier
 
 
@@ -65,9 +66,9 @@ def test_another_configuration_is_shown_in_words(size):
     def run(rank):
         return first_error(rank)
 
-    for text in outcomes(run, ranks_of(size, prefetch_threshold_tokens=64)):
+    for text in outcomes(run, ranks_of(size, prefetch=PrefetchRules(threshold_tokens=64))):
         assert "ranks differ in lane 0 (schema): this rank has 0x" in text
-        odd, usual = r".*prefetch_threshold_tokens=64,.*", r".*prefetch_threshold_tokens=0,.*"
+        odd, usual = r".*threshold_tokens=64.*", r".*CacheConfig\(page_size=4, window_tokens=10.*"
         check_by_rank(text, size, f"schema: {odd}", f"schema: {usual}")
 
 

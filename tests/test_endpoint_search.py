@@ -47,7 +47,7 @@ def have(monkeypatch: pytest.MonkeyPatch, ranks: Ranks, sets: Sequence[Sequence[
 
 def hits(records: Sequence[PrefetchRecord]) -> list[int]:
     """Pages that were agreed on, in the order of the op ids."""
-    return [r.num_hit_tokens // PAGE_SIZE for r in sorted(records, key=lambda r: r.op_id)]
+    return [r.num_agreed_tokens // PAGE_SIZE for r in sorted(records, key=lambda r: r.op_id)]
 
 
 def random_sets(rng: random.Random, num_pages: int, num_ops: int) -> list[set[int]]:

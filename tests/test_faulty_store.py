@@ -64,7 +64,7 @@ def test_a_pool_that_answers_too_little(answer: Answer, length: int) -> None:
     assert held == [True] * length
     assert len(read(store, "swa")[0]) == length
     full = store.exists("full", KEYS)
-    legal = restorable_endpoints(full, {"swa": (held, 4)}, from_root=False)
+    legal = restorable_endpoints(full, {"swa": (held, 4)}, has_head=False)
     assert legal == list(range(4, length + 1))
     assert store.injected == {"num_cut_answers": 2}
 

@@ -49,6 +49,6 @@ def test_a_hit_larger_than_the_host_of_one_rank_is_cut_to_what_fits_there(num_ho
     fill_stores(ranks, tokens)
     for record in prefetch(ranks, tokens):
         assert record.outcome == Outcome.COMMITTED
-        assert record.num_hit_tokens == num_host * PAGE_SIZE
+        assert record.num_agreed_tokens == num_host * PAGE_SIZE
         assert record.num_attached_pages == {"swa": min(W, num_host)}
     ranks.close()

@@ -13,6 +13,7 @@ from spans import W, fill_stores, make_tokens, num_attached, prefetch, prefill
 from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.errors import AgreementError, TreeError
 from hicache_ext.flow.io import ThreadIo
+from hicache_ext.flow.prefetch_rules import PrefetchRules
 from hicache_ext.flow.record import Outcome, PrefetchRecord
 from hicache_ext.match import Match
 from hicache_ext.pool import PageState
@@ -258,7 +259,7 @@ def test_one_load_back_for_a_match_at_a_time() -> None:
 
 @pytest.mark.parametrize(("num_hit", "outcome"), [(1, "below_threshold"), (2, "committed")])
 def test_a_hit_below_the_threshold_is_not_read(num_hit: int, outcome: str) -> None:
-    ranks = Ranks(2, prefetch_threshold_tokens=2 * PAGE_SIZE)
+    ranks = Ranks(2, prefetch=PrefetchRules(threshold_tokens=2 * PAGE_SIZE))
     tokens = make_tokens(5)
     keys = fill_stores(ranks, tokens)
     ranks[1].store.remove("full", keys[num_hit:])

@@ -13,6 +13,7 @@ from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.errors import AgreementError, CapacityError, CudaError, TreeError
 from hicache_ext.flow import pools as flow_pools
 from hicache_ext.flow.io import InlineIo, ThreadIo
+from hicache_ext.flow.prefetch_rules import PrefetchRules
 from hicache_ext.flow.record import Outcome
 from hicache_ext.pool import PageState
 from hicache_ext.tier import Tier
@@ -203,7 +204,7 @@ def test_a_store_that_answers_more_than_was_asked(call: str) -> None:
         setattr(rank.store, call, lambda *args, honest=honest: [*honest(*args), True, True])
     for record in prefetch(ranks, tokens):
         assert record.outcome == Outcome.COMMITTED and not record.losses
-        assert record.num_hit_tokens == record.num_loaded_tokens == 6 * PAGE_SIZE
+        assert record.num_agreed_tokens == record.num_loaded_tokens == 6 * PAGE_SIZE
     ranks.close()
 
 
@@ -214,7 +215,7 @@ def test_ranks_of_another_configuration_are_told_at_the_first_tick(what: str) ->
     other: dict[str, Any] = {
         "device pool": {"num_device": 16},
         "window": {"window_tokens": 11},
-        "threshold": {"prefetch_threshold_tokens": 8},
+        "threshold": {"prefetch": PrefetchRules(threshold_tokens=8)},
     }[what]
     ranks = [Rank(0, groups[0]), Rank(1, groups[1], **other)]
     publish(ranks)
@@ -268,5 +269,5 @@ def test_a_read_that_failed_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
         ranks.tick()
     ranks[1].io.run()
     ranks.drain()
-    assert caplog.text.count("prefetch read failed") == 1
+    assert caplog.text.count("prefetch read of full failed") == 1
     ranks.close()

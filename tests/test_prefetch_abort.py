@@ -96,8 +96,8 @@ def test_a_read_in_batches_ends_at_the_first_gap(num_pages: int, lost: int | Non
 
     keys = list(range(num_pages))
     pages = [Page(-key) for key in keys]
-    num_read = read_leading(Store(), "full", keys, pages, threading.Event())  # type: ignore[arg-type]
-    assert num_read == (num_pages if lost is None else min(lost, num_pages))
+    num_read, error = read_leading(Store(), "full", keys, pages, threading.Event())  # type: ignore[arg-type]
+    assert error is None and num_read == (num_pages if lost is None else min(lost, num_pages))
     assert asked == keys[: (num_read // num_batch_pages + 1) * num_batch_pages]
 
 
@@ -140,7 +140,7 @@ def test_an_abort_stops_the_reads_of_all_ranks_at_once() -> None:
     for _ in range(3):
         ranks.tick()
     ops = ranks.each(lambda r: r.cache._prefetches[ids[0]])
-    assert all(op.phase == Phase.DRAIN and op._stop.is_set() for op in ops)
+    assert all(op.phase == Phase.DRAIN and op._io.stop.is_set() for op in ops)
     ranks.each(lambda r: r.io.run())
     outcomes = [[record.outcome for record in mine] for mine in ranks.drain()]
     assert outcomes == [[Outcome.ABORTED]] * 2

@@ -35,7 +35,7 @@ def fail(*_: Any) -> None:
 
 
 def fail_to_apply(rank: Rank) -> None:
-    op = next(iter(rank.cache._prefetches.values()))
+    op = next(iter(rank.cache._prefetches._ops.values()))
     assert isinstance(op, PrefetchOp)
     op.apply = fail  # type: ignore[method-assign]
 

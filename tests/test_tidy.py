@@ -26,6 +26,7 @@ FLOORS = (
         "cache",
         "cache_base",
         "cache_events",
+        "cache_prefetch",
         "cache_store",
         "cache_transfer",
         "config",

@@ -10,7 +10,7 @@ import pytest
 from ranks import PAGE_SIZE, Rank, Ranks
 from spans import W, fill_stores, hit_pages, make_tokens, num_attached, prefetch
 
-from hicache_ext.flow.context import ShortWindow
+from hicache_ext.flow.prefetch_rules import PrefetchRules, ShortWindow
 from hicache_ext.flow.record import Outcome
 from hicache_ext.tier import Tier
 
@@ -56,16 +56,20 @@ def test_short_span_at_the_root_is_its_own_window(ranks: Ranks) -> None:
     assert hit_pages(ranks, tokens) == 2
 
 
-def test_short_span_in_mid_tree_asks_for_no_window(ranks: Ranks) -> None:
-    """Fewer than w pages below a node: FULL only, and the match stays where it was."""
+def test_short_span_in_mid_tree_joins_the_window_before_it(ranks: Ranks) -> None:
+    """Fewer than w pages below a node: they and what lies before them are a window.
+
+    It was asked for without one: the match stayed where it was, and each prefetch read it anew.
+    """
     tokens = make_tokens(4 + W - 1)
     fill_stores(ranks, tokens)
     prefetch(ranks, tokens[: 4 * PAGE_SIZE + 1])
     for record in prefetch(ranks, tokens):
         assert record.outcome == Outcome.COMMITTED
-        assert record.num_window_pages == {} == record.num_attached_pages
-    assert num_attached(ranks, "full") == {4 + W - 1} and num_attached(ranks, "swa") == {W}
-    assert hit_pages(ranks, tokens) == 4
+        assert record.num_window_pages == {"swa": W - 1} == record.num_attached_pages
+    assert num_attached(ranks, "full") == {4 + W - 1} and num_attached(ranks, "swa") == {2 * W - 1}
+    assert hit_pages(ranks, tokens) == 4 + W - 1
+    assert ranks.each(lambda r: r.cache.prefetch(tokens)) == [None, None]
 
 
 def test_the_span_leaves_one_token_to_compute(ranks: Ranks) -> None:
@@ -77,15 +81,15 @@ def test_the_span_leaves_one_token_to_compute(ranks: Ranks) -> None:
     assert hit_pages(ranks, tokens) == 5
 
 
-def test_a_hit_in_mid_tree_shorter_than_a_window_is_a_miss(ranks: Ranks) -> None:
-    """The span could bring a window; what the stores have of it cannot."""
+def test_a_hit_in_mid_tree_shorter_than_a_window(ranks: Ranks) -> None:
+    """The span could bring a window; what the stores have of it joins the one before it."""
     tokens = make_tokens(4 + W + 1)
     keys = fill_stores(ranks, tokens)
     prefetch(ranks, tokens[: 4 * PAGE_SIZE + 1])
     ranks[1].store.remove("full", keys[4 + W - 1 :])
     for record in prefetch(ranks, tokens):
-        assert record.outcome == Outcome.MISS
-    assert num_attached(ranks, "full") == {4}
+        assert record.num_attached_pages == {"swa": W - 1}
+    assert hit_pages(ranks, tokens) == 4 + W - 1
 
 
 def test_window_of_a_hit_shorter_than_the_span(ranks: Ranks) -> None:
@@ -95,7 +99,7 @@ def test_window_of_a_hit_shorter_than_the_span(ranks: Ranks) -> None:
     ranks[0].store.remove("full", keys[7:])
     ranks[1].store.remove("full", keys[6:])
     for record in prefetch(ranks, tokens):
-        assert record.num_hit_tokens == 6 * PAGE_SIZE
+        assert record.num_agreed_tokens == 6 * PAGE_SIZE
     assert hit_pages(ranks, tokens) == 6
 
 
@@ -116,7 +120,7 @@ def test_ranks_agree_on_an_endpoint_that_both_can_restore(ranks: Ranks) -> None:
     ranks[0].store.remove("swa", [keys[7]])  # legal: 1..7
     ranks[1].store.remove("swa", [keys[4]])  # legal: 1..4, 8, 9
     for record in prefetch(ranks, tokens):
-        assert record.num_hit_tokens == 4 * PAGE_SIZE
+        assert record.num_agreed_tokens == 4 * PAGE_SIZE
     assert hit_pages(ranks, tokens) == 4
 
 
@@ -125,7 +129,7 @@ def test_no_common_endpoint_is_a_miss(ranks: Ranks) -> None:
     keys = fill_stores(ranks, tokens)
     ranks[1].store.remove("full", keys[:1])
     for record in prefetch(ranks, tokens):
-        assert record.outcome == Outcome.MISS and record.num_hit_tokens == 0
+        assert record.outcome == Outcome.MISS and record.num_agreed_tokens == 0
     assert hit_pages(ranks, tokens) == 0 and num_attached(ranks, "full") == {0}
 
 
@@ -143,13 +147,13 @@ def test_one_rank_short_by_one_window_page(ranks: Ranks, lost: int) -> None:
     for record in prefetch(ranks, tokens):
         assert record.outcome == Outcome.COMMITTED
         assert record.num_attached_pages == {"swa": 0} or not record.num_attached_pages
-        assert f"swa {lost} of {W}" in record.losses[0]
+        assert f"swa {lost} of {W}" in record.losses[0].detail
     assert num_attached(ranks, "swa") == {0} and num_attached(ranks, "full") == {6}
     assert hit_pages(ranks, tokens) == 0
 
 
 def test_strict_drops_the_full_pages_too() -> None:
-    ranks = Ranks(2, short_window=ShortWindow.STRICT)
+    ranks = Ranks(2, prefetch=PrefetchRules(short_window=ShortWindow.STRICT))
     tokens = make_tokens(6)
     keys = fill_stores(ranks, tokens)
     lose_at_read(ranks, 1, "swa", keys[4])
@@ -181,7 +185,7 @@ def test_a_later_window_joins_the_tombstones(ranks: Ranks) -> None:
     ranks[1].store.faults.lost_on_read.clear()
     ranks[1].store.remove("swa", [keys[6]])
     for record in prefetch(ranks, tokens):
-        assert record.num_hit_tokens == 6 * PAGE_SIZE
+        assert record.num_agreed_tokens == 6 * PAGE_SIZE
         assert record.num_committed_tokens == 0 and record.num_attached_pages == {"swa": W}
     assert num_attached(ranks, "full") == {8} and num_attached(ranks, "swa") == {W}
     assert hit_pages(ranks, tokens) == 6
@@ -199,7 +203,7 @@ def test_window_partly_on_nodes_that_have_it(ranks: Ranks) -> None:
     assert num_attached(ranks, "swa") == {0}
     ranks.each(lambda r: r.store.remove("full", keys[7:]))
     for record in prefetch(ranks, tokens):
-        assert record.num_hit_tokens == 7 * PAGE_SIZE
+        assert record.num_agreed_tokens == 7 * PAGE_SIZE
     assert hit_pages(ranks, tokens) == 7
 
 

@@ -163,7 +163,7 @@ SCENARIOS: list[Callable[[Rank], list[Record]]] = [
     abort_after,
 ]
 EXPECTED_PAGES = dict(
-    short_span_mid_tree=4,
+    short_span_mid_tree=4 + W - 1,
     short_span_at_root=W - 1,
     exact_fit=W,
     one_rank_short=0,

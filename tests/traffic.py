@@ -10,7 +10,7 @@ from manual_io import ManualIo
 from ranks import PAGE_SIZE, Rank, Ranks, check_device, keys_of_pages, read_page
 from stream_copies import StreamCopies
 
-from hicache_ext.flow.context import ShortWindow
+from hicache_ext.flow.prefetch_rules import PrefetchRules, ShortWindow
 from hicache_ext.match import Match
 from hicache_ext.pool import PageState
 from hicache_ext.storage.faulty import Answer
@@ -49,7 +49,7 @@ class Traffic:
             make_io=ManualIo,
             num_device=self.random.choice([12, 24]),
             num_host=host_sizes,
-            short_window=self.random.choice(list(ShortWindow)),
+            prefetch=PrefetchRules(short_window=self.random.choice(list(ShortWindow))),
             num_slots=self.random.choice([1, 2, 64]),
             num_endpoint_lanes=self.random.choice([1, 3, 128]),
         )

@@ -1,6 +1,6 @@
 """HiCache, the facade that a serving loop uses. Its parts: cache_base.py (wiring, tick),
-cache_transfer.py (between the tiers), cache_store.py (L3 comes and goes), cache_events.py (what
-it tells).
+cache_prefetch.py (L3 to L2), cache_transfer.py (L1 and L2), cache_store.py (L3 comes and goes),
+cache_events.py (what it tells).
 
 One request's life (every rank makes the same calls in the same order):
 
@@ -17,13 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hicache_ext.cache_events import EventCalls
+from hicache_ext.cache_prefetch import PrefetchCalls
 from hicache_ext.cache_store import StoreCalls
 from hicache_ext.cache_transfer import TransferCalls
 from hicache_ext.errors import LayoutError, TreeError
 from hicache_ext.flow import kinds
-from hicache_ext.flow.prefetch import PrefetchOp
-from hicache_ext.flow.record import PrefetchRecord
-from hicache_ext.flow.span import find_span
 from hicache_ext.history import Matched, checked_name
 from hicache_ext.match import Match, check_match
 from hicache_ext.tier import Tier
@@ -32,7 +30,7 @@ from hicache_ext.tree.lock import check_tier
 Tokens = Sequence[int] | bytes
 
 
-class HiCache(StoreCalls, TransferCalls, EventCalls):
+class HiCache(PrefetchCalls, TransferCalls, StoreCalls, EventCalls):
     """The cache of one rank.
 
     Pools, store and group are the caller's and outlive the cache, but not a `group` that is given
@@ -56,41 +54,6 @@ class HiCache(StoreCalls, TransferCalls, EventCalls):
         ends = found.num_device_tokens, found.num_tokens, found.num_full_tokens
         self._history.matched(request, Matched(num_asked, *ends))
         return match
-
-    def prefetch(
-        self, tokens: Tokens, namespace: bytes = b"", request: str | None = None
-    ) -> int | None:
-        """Asks L3 for what L1 and L2 lack of `tokens`; returns the op id, None if nothing to ask.
-
-        The span ends one token before the prompt's end, page aligned, where a later `match` will
-        look. The pages are in L2 once `tick` returns the op's PrefetchRecord.
-        """
-        self._engine.check_usable()
-        packed, request = self.tree.pack(tokens), checked_name(request)
-        op, refusal = self._make_prefetch(packed, namespace)
-        self._history.prefetched(request, None if op is None else op.record, refusal)
-        return None if op is None else self._engine.add(op)
-
-    def _make_prefetch(self, packed: bytes, namespace: bytes) -> tuple[PrefetchOp | None, str]:
-        """An op, or why there is none."""
-        if not self._ctx.can_ask_store:
-            return None, "no store is attached"
-        span = find_span(self.tree, packed, namespace, self._windows)
-        if span is None:
-            return None, "nothing lacks in L1 and L2"
-        if span.num_tokens < self.config.prefetch_threshold_tokens:
-            return None, f"a span of {span.num_tokens} tokens is below the threshold"
-        record = PrefetchRecord(self._engine.new_id(), span.num_matched_tokens, span.num_tokens)
-        op = PrefetchOp(self._ctx, record.op_id, span, record)
-        self._prefetches[op.op_id] = op
-        return op, ""
-
-    def abort(self, op_id: int) -> bool:
-        """Gives up a prefetch at the next tick, on all ranks; False if it is over already."""
-        op = self._prefetches.get(op_id)
-        if op is not None:
-            op.abort()
-        return op is not None
 
     def alloc(self, num_pages: Mapping[str, int]) -> dict[str, list[int]] | None:
         """Device pages for new tokens, evicting if needed: all of them, or None.

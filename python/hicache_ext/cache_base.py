@@ -16,7 +16,7 @@ from hicache_ext.flow.engine import FlowEngine
 from hicache_ext.flow.full_check import obey_check_variable
 from hicache_ext.flow.io import Io, ThreadIo
 from hicache_ext.flow.pools import PoolSet
-from hicache_ext.flow.prefetch import PrefetchOp
+from hicache_ext.flow.prefetches import Prefetches
 from hicache_ext.flow.record import Record
 from hicache_ext.history import History
 from hicache_ext.keys import page_keys, token_hash
@@ -75,11 +75,10 @@ class CacheBase:
             pools=self.pools,
             store=store,
             io=self._io,
-            short_window=config.short_window,
-            prefetch_threshold_tokens=config.prefetch_threshold_tokens,
+            rules=config.prefetch,
+            windows=self._windows,
             evict_for_reserve=self._make_room,
         )
-        self._prefetches: dict[int, PrefetchOp] = {}
         # `alloc` evicts by what its own pool lacks: that must be the same on every rank.
         check = obey_check_variable(self.tree)
         same = f"{config}, device pages {self.pools.sizes(Tier.DEVICE)}, check {check!r}"
@@ -95,7 +94,9 @@ class CacheBase:
             log=self.tree.log,
             depth=config.tick_depth,
             deadline_s=config.tick_deadline_s,
+            alarm=self._ctx.alarm,
         )
+        self._prefetches = Prefetches(self._ctx, self._engine.new_id, self._engine.add)
 
     def evict(self, tier: Tier, num_pages: Mapping[str, int]) -> None:
         """Frees that many pages per pool, least recently used first, if they are unlocked."""
@@ -160,8 +161,7 @@ class CacheBase:
         return self._ended(self._engine.drain())
 
     def _ended(self, records: list[Record]) -> list[Record]:
-        for record in records:
-            self._prefetches.pop(record.op_id, None)
+        self._prefetches.forget(records)
         self.stats.count_records(records)
         self.stats.count_waiting(self._engine.num_waiting, self._engine.max_waiting)
         return records

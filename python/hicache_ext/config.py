@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from enum import Enum
 from math import inf
+from typing import Any
 
 from hicache_ext.checks import require_kind
 from hicache_ext.errors import LayoutError
 from hicache_ext.flow.backup_line import WritePolicy
-from hicache_ext.flow.context import ShortWindow
+from hicache_ext.flow.prefetch_rules import PrefetchRules
 from hicache_ext.tree.components.base import Component
 from hicache_ext.tree.components.full import Full
 from hicache_ext.tree.components.mamba import Mamba
@@ -29,8 +31,7 @@ class CacheConfig:
     key_unit: KeyUnit = KeyUnit.TOKEN  # BIGRAM: the KV of a position depends on the next token, too
     sidecars: Mapping[str, str] = field(default_factory=dict)
     """Pools without ids of their own, and whose pages they are a part of: {"indexer": "full"}."""
-    prefetch_threshold_tokens: int = 0  # smaller L3 hits are not worth a read
-    short_window: ShortWindow = ShortWindow.KEEP_FULL
+    prefetch: PrefetchRules = field(default_factory=PrefetchRules)
     write_policy: WritePolicy = WritePolicy.WRITE_THROUGH
     min_backup_hits: int = 2  # of a node, for SELECTIVE; the insert that made it is the first
     write_back_watermark: float = 0.125  # WRITE_BACK: of each device pool, to be free or backed up
@@ -72,8 +73,25 @@ class CacheConfig:
                 f"write_back_watermark={self.write_back_watermark} must be in 0..1, "
                 f"load_back_threshold_tokens={self.load_back_threshold_tokens} not negative"
             )
-        if self.prefetch_threshold_tokens < 0 or not 0 < self.tick_deadline_s < inf:
-            raise LayoutError(
-                f"prefetch_threshold_tokens={self.prefetch_threshold_tokens}, "
-                f"tick_deadline_s={self.tick_deadline_s}"
-            )
+        if not 0 < self.tick_deadline_s < inf:
+            raise LayoutError(f"tick_deadline_s={self.tick_deadline_s} must be positive and finite")
+
+    def __str__(self) -> str:
+        return in_words(self)
+
+
+def in_words(config: Any) -> str:
+    """The fields of a dataclass that differ from their defaults."""
+    told = []
+    for part in fields(config):
+        value = getattr(config, part.name)
+        default = part.default if part.default_factory is MISSING else part.default_factory()
+        if value != default:
+            told.append(f"{part.name}={_plain(value)}")
+    return f"{type(config).__name__}({', '.join(told)})"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    return in_words(value) if is_dataclass(value) else repr(value)

@@ -134,8 +134,9 @@ def _prefetch_lines(record: PrefetchRecord) -> list[str]:
     begin = record.num_matched_tokens
     lines = [
         f"prefetch {record.op_id} of tokens {begin} to {begin + record.num_span_tokens}: "
-        f"hit {record.num_hit_tokens}, loaded {record.num_loaded_tokens}, "
-        f"committed {record.num_committed_tokens}: {_outcome(record)}"
+        f"hit {record.num_hit_tokens}, agreed {record.num_agreed_tokens}, "
+        f"loaded {record.num_loaded_tokens}, committed {record.num_committed_tokens}: "
+        f"{_outcome(record)}"
     ]
     if record.num_window_pages:
         attached = {
@@ -143,6 +144,8 @@ def _prefetch_lines(record: PrefetchRecord) -> list[str]:
         }
         asked = _pages(record.num_window_pages)
         lines.append(f"window of {asked}, of which joined the tree: {_pages(attached)}")
+    if record.num_present_tokens:
+        lines.append(f"{record.num_present_tokens} of them were on the host by then")
     lines += [f"lost {loss}" for loss in record.losses]
     lines += [f"this rank: {error}" for error in record.local_errors]
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hicache_ext.flow.prefetch_rules import Refusal
 from hicache_ext.flow.record import BackupRecord, LoadBackRecord, PrefetchRecord, Record
 
 
@@ -23,12 +24,20 @@ class CacheStats:
     num_waiting_ops: int = 0  # in line for a slot of the tick, now
     max_waiting_ops: int = 0  # at any publish so far
     num_outcomes: dict[str, int] = field(default_factory=dict)  # by flow and outcome
+    num_refusals: dict[str, int] = field(default_factory=dict)  # prefetches that did not begin
+    num_lost_tokens: dict[str, int] = field(default_factory=dict)  # of prefetches, by reason
 
     def count_match(self, num_device_tokens: int, num_host_tokens: int) -> None:
         """One match and the tier that each of its tokens comes from."""
         self.num_matches += 1
         self.num_device_hit_tokens += num_device_tokens
         self.num_host_hit_tokens += num_host_tokens
+
+    def count_refusal(self, refusal: Refusal | None) -> None:
+        """A prefetch that was asked for; None: it has begun."""
+        if refusal is not None:
+            name = refusal.name.lower()
+            self.num_refusals[name] = self.num_refusals.get(name, 0) + 1
 
     def count_waiting(self, num_ops: int, max_ops: int) -> None:
         """The ops in line now, and the most at any publish."""
@@ -43,6 +52,9 @@ class CacheStats:
             if isinstance(record, PrefetchRecord):
                 self.num_storage_hit_tokens += record.num_committed_tokens
                 self.num_read_bytes += record.num_read_bytes
+                for loss in record.losses:
+                    num = self.num_lost_tokens.get(loss.why.value, 0)
+                    self.num_lost_tokens[loss.why.value] = num + loss.num_tokens
             elif isinstance(record, LoadBackRecord):
                 self.num_load_back_bytes += record.num_copied_bytes
             elif isinstance(record, BackupRecord):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hicache_ext.flow.record import Outcome, PrefetchRecord, Record, StoreRecord
-from hicache_ext.flow.span import window_request
+from hicache_ext.flow.record import Loss, Outcome, PrefetchRecord, Record, StoreRecord
 
 from .memory import PAGE_SIZE
 from .rank import SimRank
@@ -49,11 +48,15 @@ def describe(record: Record) -> str:
             record.num_matched_tokens,
             record.num_span_tokens,
             record.num_hit_tokens,
+            record.num_agreed_tokens,
             record.num_loaded_tokens,
             record.num_committed_tokens,
+            record.num_present_tokens,
         )
         windows = record.num_window_pages, record.num_attached_pages
-        return f"{text} matched, span, hit, loaded, committed {tokens} {windows} {record.losses}"
+        losses = [(loss.why.value, *loss[1:]) for loss in record.losses]
+        names = "matched, span, hit, agreed, loaded, committed, present"
+        return f"{text} {names} {tokens} {windows} {losses}"
     if isinstance(record, StoreRecord):
         return f"{text} {record.action.value}"
     return f"{text} {record.num_pages}"
@@ -79,19 +82,22 @@ class Oracle:
         self.num_checked = 0
 
     def check(self, record: PrefetchRecord, asked: Asked) -> None:
-        if record.outcome == Outcome.ABORTED:
+        ended = record.num_committed_tokens + record.num_present_tokens
+        ended += sum(loss.num_tokens for loss in record.losses)
+        if ended != record.num_span_tokens:
+            raise Violation(f"tokens that came to no end: {describe(record)}")
+        if record.outcome in (Outcome.ABORTED, Outcome.EXPIRED):
             return
         first = record.num_matched_tokens // PAGE_SIZE
         num_pages = record.num_span_tokens // PAGE_SIZE
         keys = asked.keys[first : first + num_pages]
-        window = 0
-        if self._window_pages is not None:
-            window = window_request(self._window_pages, num_pages, from_root=first == 0)
-        sets = [self._endpoints(r, s, keys, window, first) for r, s in self._logs(asked)]
+        window = min(self._window_pages or 0, num_pages)
+        known = record.num_device_tokens // PAGE_SIZE
+        sets = [self._endpoints(r, s, keys, window, known) for r, s in self._logs(asked)]
         if any(endpoints is None for endpoints in sets):
             return
         agreed = max(set.intersection(*sets), default=0)  # type: ignore[arg-type]
-        found = record.num_hit_tokens // PAGE_SIZE
+        found = record.num_agreed_tokens // PAGE_SIZE
         if found != agreed:
             raise Violation(
                 f"prefetch {record.op_id} agreed on {found} of {num_pages} pages, the largest "
@@ -105,7 +111,7 @@ class Oracle:
         return [(rank, asked.log_starts[rank.rank]) for rank in self._ranks]
 
     def _endpoints(
-        self, rank: SimRank, start: int, keys: list[bytes], window: int, first: int
+        self, rank: SimRank, start: int, keys: list[bytes], window: int, known: int
     ) -> set[int] | None:
         """None when it is not sure which answers this prefetch got."""
         full = _answers(rank, start, "exists", "full", keys)
@@ -113,8 +119,8 @@ class Oracle:
         if full is None or (full and window and swa is None):
             return None
         endpoints = set()
-        for end in range(1, min(len(keys), len(full)) + 1):
-            need = min(window, end) if first == 0 else window
+        for end in range(known + 1, min(len(keys), len(full)) + 1):
+            need = min(window, end)
             tail = swa[end - need : end] if end >= need else []  # type: ignore[index]
             fits = end <= rank.host["full"].capacity
             fits &= not window or min(window, end) <= rank.host["swa"].capacity
@@ -141,12 +147,13 @@ class Oracle:
             raise Violation(
                 f"prefetch {record.op_id} loaded {loaded} pages, the stores gave {arrived}"
             )
+        losses = [x for x in record.losses if x.why not in (Loss.NOT_STORED, Loss.NOT_COMMON)]
         is_whole = min(arrived) == len(keys) and min(num_windows, default=window) == window
         asked_for = {"swa": window} if window else {}
         has_window = set(record.num_attached_pages) == set(asked_for)
-        if is_whole and (record.losses or not has_window):
+        if is_whole and (losses or not has_window):
             raise Violation(f"all of a prefetch arrived everywhere, but: {describe(record)}")
-        if not is_whole and (record.num_attached_pages or not record.losses):
+        if not is_whole and (record.num_attached_pages or not losses):
             raise Violation(f"not all of a prefetch arrived everywhere, but: {describe(record)}")
 
 

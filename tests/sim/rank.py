@@ -42,8 +42,7 @@ class SimRank:
         config = CacheConfig(
             page_size=PAGE_SIZE,
             window_tokens=schedule.window_tokens,
-            prefetch_threshold_tokens=schedule.threshold_tokens,
-            short_window=schedule.short_window,
+            prefetch=schedule.prefetch,
             num_slots=schedule.num_slots,
             num_endpoint_lanes=schedule.num_endpoint_lanes,
             tick_depth=schedule.tick_depth,
@@ -51,6 +50,9 @@ class SimRank:
         )
         store = self.store if schedule.starts_with_store else None
         self.cache = HiCache(config, self.device, self.host, store, group, io)
+        skew = random.Random(schedule.rank_seeds[self.rank] + 2)
+        offset_s, rate = skew.uniform(0, 1000), skew.choice([0.5, 1, 1, 3])
+        self.cache._ctx.alarm.clock = lambda: offset_s + rate * clock.now_ms / 1000
         simulate(self.cache.pools, clock, delays, schedule.copy_fail_rate)
 
     def write(self, keys: list[bytes], pages: dict[str, list[int]]) -> None:

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from enum import Enum
 
-from hicache_ext.flow.context import ShortWindow
+from hicache_ext.flow.prefetch_rules import PrefetchPolicy, PrefetchRules, ShortWindow
 
 from .memory import PAGE_SIZE
 
@@ -48,8 +48,7 @@ class Schedule:
     num_device_pages: int
     num_host_pages: tuple[int, ...]  # per rank: the vote must make up for it
     window_tokens: int | None
-    threshold_tokens: int
-    short_window: ShortWindow
+    prefetch: PrefetchRules
     tick_ms: tuple[int, ...]  # per rank: some are slow
     io_ms: int
     net_ms: int
@@ -87,8 +86,7 @@ def make_schedule(seed: int) -> Schedule:
         num_device_pages=rng.choice([6, 10, 20]),
         num_host_pages=tuple(host),
         window_tokens=rng.choice([1, 3, 3, 5, None]),
-        threshold_tokens=rng.choice([0, 0, 4]),
-        short_window=rng.choice(list(ShortWindow)),
+        prefetch=make_rules(seed, rng.choice([0, 0, 4]), rng.choice(list(ShortWindow))),
         tick_ms=tuple(rng.choice([5, 10, 10, 40]) for _ in range(num_ranks)),
         io_ms=rng.choice([0, 2, 10, 40]),
         net_ms=rng.choice([0, 1, 15]),
@@ -106,6 +104,20 @@ def make_schedule(seed: int) -> Schedule:
         rank_seeds=tuple(rng.randrange(1 << 30) for _ in range(num_ranks)),
         num_endpoint_lanes=rng.choice([1, 3, 16]),
         check=rng.choice(["", "", "", "full"]),
+    )
+
+
+def make_rules(seed: int, threshold_tokens: int, short_window: ShortWindow) -> PrefetchRules:
+    """Of each policy; few let a prefetch through that another one is not to stop."""
+    rng = random.Random(f"prefetch rules {seed}")
+    return PrefetchRules(
+        policy=rng.choice(list(PrefetchPolicy)),
+        timeout_s=rng.choice([0.01, 0.05, 0.2]),
+        threshold_tokens=threshold_tokens,
+        max_tokens=rng.choice([None, None, 3 * PAGE_SIZE, MAX_PROMPT_PAGES * PAGE_SIZE]),
+        max_queries=rng.choice([1, 1, 2, 4]),
+        retry_ticks=rng.choice([1, 3]),
+        short_window=short_window,
     )
 
 

@@ -54,6 +54,7 @@ class Serving:
         self.is_quiet = False
         self._schedule = schedule
         self._script = random.Random(schedule.script_seed)
+        self._polls = random.Random(schedule.script_seed + 1)
         self._observer = observer
         self._say = observer.say
         self._calls: list[Callable[[], None]] = [
@@ -73,6 +74,7 @@ class Serving:
         for _ in range(self._schedule.num_steps):
             for _ in range(self._script.randrange(4)):
                 self._call()
+            self._poll()
             yield from self._tick()
         self.is_quiet = True
         self.rank.store.heal()
@@ -91,7 +93,9 @@ class Serving:
         io_ticks = MAX_SCALE * self._schedule.io_ms // min(self._schedule.tick_ms)
         num_pages = max(len(prompt.tokens) for prompt in self._schedule.prompts) // PAGE_SIZE
         ask_ticks = 2 * (num_pages // self._schedule.num_endpoint_lanes + 1)
-        return 1 + self.rank.cache.num_in_flight * (4 * (4 + io_ticks) + ask_ticks)
+        rules = self._schedule.prefetch
+        rest_ticks = rules.max_queries * (rules.retry_ticks + 4 + io_ticks)
+        return 1 + self.rank.cache.num_in_flight * (4 * (4 + io_ticks) + ask_ticks + rest_ticks)
 
     def _tick(self) -> Iterator[int]:
         self.rank.cache.publish()
@@ -165,10 +169,16 @@ class Serving:
     def _prefetch(self) -> None:
         prompt = self._script.choice(self._schedule.prompts)
         op_id = self.rank.cache.prefetch([*prompt.tokens, 7], prompt.namespace)
-        self._say(f"prefetch {self._name(prompt)}: op {op_id}")
+        self._say(f"prefetch {self._name(prompt)}: op {op_id}, {self.rank.cache.refusal}")
         if op_id is not None:
             self._in_flight.append(op_id)
             self._observer.asked(op_id, prompt)
+
+    def _poll(self) -> None:
+        """The requests of some prefetches are next in line."""
+        for op_id in self._in_flight:
+            if self._polls.random() < 0.3:
+                self._say(f"poll {op_id}: goes on {self.rank.cache.poll(op_id)}")
 
     def _evict(self) -> None:
         tier = self._script.choice([Tier.DEVICE, Tier.HOST])

@@ -115,7 +115,7 @@ def stage_rank(plan: DemoPlan, rank: int) -> dict[str, Any]:
         "same_on_all_ranks": {
             **tree,
             "logits_sha256": hashes,
-            "losses": whole.prefetch.losses if whole.prefetch else [],
+            "losses": [str(loss) for loss in whole.prefetch.losses] if whole.prefetch else [],
             "num_hit_tokens": {tier.name: n for tier, n in whole.num_hit_tokens.items()},
         },
         "fell_back_to": sum(whole.num_hit_tokens.values()),

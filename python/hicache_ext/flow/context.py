@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 
+from hicache_ext.flow.alarm import Alarm
 from hicache_ext.flow.io import Io
 from hicache_ext.flow.pools import PoolSet
+from hicache_ext.flow.prefetch_rules import PrefetchRules
 from hicache_ext.storage.protocol import PageStore
 from hicache_ext.tier import Tier
 from hicache_ext.tree.radix import RadixTree
-
-
-class ShortWindow(Enum):
-    """What happens to the FULL pages of a prefetch whose window did not arrive whole."""
-
-    KEEP_FULL = "keep_full"  # they stay as tombstones until a window joins them
-    STRICT = "strict"  # all is dropped
 
 
 @dataclass
@@ -29,9 +23,10 @@ class FlowContext:
     pools: PoolSet
     store: PageStore | None
     io: Io
-    short_window: ShortWindow
-    prefetch_threshold_tokens: int
+    rules: PrefetchRules
+    windows: Mapping[str, int]  # pages of each window pool
     evict_for_reserve: Callable[[Tier, Mapping[str, int]], None]
+    alarm: Alarm = field(default_factory=Alarm)
     is_switching: bool = False  # another store, or none, comes once what is in flight has settled
 
     @property

@@ -20,6 +20,7 @@ from hicache_ext.agreement.postmortem import Exchange, explain, fail_alone
 from hicache_ext.agreement.schema import LaneError, Lanes, Packer, TickHeader, TickSchema, unpack
 from hicache_ext.errors import AgreementError, HiCacheError
 from hicache_ext.flow import kinds
+from hicache_ext.flow.alarm import Alarm
 from hicache_ext.flow.backup_line import BackupLine
 from hicache_ext.flow.op import Op, OpTable
 from hicache_ext.flow.record import Record
@@ -52,6 +53,7 @@ class FlowEngine:
         log: OpLog,
         depth: int,
         deadline_s: float,
+        alarm: Alarm,
     ) -> None:
         self._schema, self._packer = schema, Packer(schema)
         self._group = group
@@ -59,6 +61,7 @@ class FlowEngine:
         self._free_pages = free_pages
         self._log = log
         log.add(OpKind.literal(f"schema: {schema.text}"))
+        self._alarm = alarm
         self._depth = depth
         self._deadline_s = deadline_s
         self._ops = OpTable(schema.num_slots)
@@ -121,6 +124,7 @@ class FlowEngine:
     def _publish(self) -> None:
         self._begin_backups()
         self._ops.admit()
+        self._alarm.ring()
         self.max_waiting = max(self.max_waiting, self.num_waiting)
         self._log.add(kinds.TICK, self._epoch)
         lanes = self._pack()

@@ -38,6 +38,7 @@ class Phase(IntEnum):
     DRAIN = 7  # aborted or failed on some rank: waiting for I/O that still touches our pages
     DONE = 8
     SWITCH = 9  # another store, or none
+    STOP = 10  # the deadline has passed: the reads end at their next batch
 
 
 _STEP = 16  # above every phase
@@ -51,6 +52,8 @@ class Op:
     """Whether it starts when every op before it is over, and those after it when it is."""
     asks = False
     """Waits for its turn to `ask`."""
+    rest_ticks = 0
+    """Set when `apply` returns True: it is not over, but wants a slot again after so many ticks."""
 
     def __init__(self, op_id: int, record: Record, phase: Phase) -> None:
         self.op_id = op_id
@@ -122,12 +125,14 @@ class OpTable:
         self._mailbox: deque[Op] = deque()  # of ops whose state may have changed
         self._asking: set[int] = set()  # slots
         self._pending: deque[Op] = deque()
+        self._resting: list[tuple[int, int, Op]] = []  # a heap: by tick, then in op order
+        self._tick = 0
 
     def add(self, op: Op) -> None:
         self._pending.append(op)
 
     def __len__(self) -> int:
-        return len(self._pending) + len(self._held)
+        return len(self._pending) + len(self._held) + len(self._resting)
 
     @property
     def num_waiting(self) -> int:
@@ -135,7 +140,10 @@ class OpTable:
         return len(self._pending)
 
     def admit(self) -> None:
-        """Fills free slots, lowest first, in the order of `add`."""
+        """Fills free slots, lowest first, in the order of `add`. Once per tick."""
+        self._tick += 1
+        while self._resting and self._resting[0][0] <= self._tick:
+            self._pending.append(heappop(self._resting)[2])
         while self._pending and self._free and not self._has_to_wait(self._pending[0]):
             op = self._pending.popleft()
             slot = heappop(self._free)
@@ -176,7 +184,11 @@ class OpTable:
                 continue
             if op.apply(result):
                 self._release(slot)
-                finished.append(op)
+                if op.rest_ticks:
+                    heappush(self._resting, (self._tick + op.rest_ticks, op.op_id, op))
+                    op.rest_ticks = 0
+                else:
+                    finished.append(op)
             elif op.asks:
                 self._asking.add(slot)
             else:
@@ -191,7 +203,8 @@ class OpTable:
 
     def cancel_all(self) -> None:
         """Youngest first, so that nothing is taken from under an older op; all, if one raises."""
-        ops = [*self._held.values(), *self._pending]
+        ops = [*self._held.values(), *self._pending, *(op for *_, op in self._resting)]
+        self._resting.clear()
         for slot in list(self._held):
             self._release(slot)
         self._pending.clear()

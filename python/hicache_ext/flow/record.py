@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 
 class Outcome(Enum):
@@ -14,26 +15,85 @@ class Outcome(Enum):
     BELOW_THRESHOLD = "below_threshold"
     CAPACITY = "capacity"  # some rank had no pages, also after one eviction
     DROPPED = "dropped"  # read, but the tree could not take it
+    EXPIRED = "expired"  # the deadline passed on every rank before there was anything to read
     ABORTED = "aborted"
     FAILED = "failed"  # a copy failed on some rank, or it had no store to attach
 
 
+class Loss(Enum):
+    """Why tokens of a span did not come to L2."""
+
+    NOT_STORED = "not_stored"  # no rank can restore so much
+    NOT_COMMON = "not_common"  # some rank can, and not all
+    BELOW_THRESHOLD = "below_threshold"
+    CAPACITY = "capacity"  # no host pages
+    NOT_READ = "not_read"  # the store of some rank did not deliver
+    DEADLINE = "deadline"
+    NO_WINDOW = "no_window"  # of its own it loses no token: the FULL pages stay as tombstones
+    STRICT = "strict"  # read, but without its window
+    ANCHOR = "anchor"  # the node that the span follows has lost its host copy
+    ABORTED = "aborted"
+
+
+class LostTokens(NamedTuple):
+    """One loss of a prefetch."""
+
+    why: Loss
+    num_tokens: int
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.num_tokens} tokens: {_LOSSES[self.why]}{self.detail and ', ' + self.detail}"
+
+
+_LOSSES = {
+    Loss.NOT_STORED: "not in the store",
+    Loss.NOT_COMMON: "not in the store of every rank",
+    Loss.BELOW_THRESHOLD: "what is in the store is below the threshold",
+    Loss.CAPACITY: "no room on the host",
+    Loss.NOT_READ: "a read did not deliver them",
+    Loss.DEADLINE: "the deadline has passed",
+    Loss.NO_WINDOW: "the window was dropped",
+    Loss.STRICT: "dropped, as their window was",
+    Loss.ANCHOR: "the node before them has lost its host copy",
+    Loss.ABORTED: "aborted",
+}
+
+
 @dataclass
 class PrefetchRecord:
-    """What became of one prefetch, in tokens of the sequence. Equal on every rank."""
+    """What became of one prefetch, in tokens of the sequence. Equal on every rank.
+
+    Of the span each token is committed, was present, or is lost for one reason.
+    """
 
     op_id: int
     num_matched_tokens: int  # where the span begins: what L2 had already
     num_span_tokens: int  # asked of L3
-    num_hit_tokens: int = 0  # the endpoint that all ranks can restore
+    num_device_tokens: int = 0  # the first of the span: L1 has them, L2 has not
+    num_hit_tokens: int = 0  # the largest endpoint of any rank
+    num_agreed_tokens: int = 0  # the largest endpoint that all ranks can restore
     num_loaded_tokens: int = 0  # read by all ranks
-    num_committed_tokens: int = 0  # new in the tree (loaded less already present)
+    num_committed_tokens: int = 0  # new in the tree
+    num_present_tokens: int = 0  # read, but by then in L2
+    num_queries: int = 0  # times that the store was asked
     num_window_pages: dict[str, int] = field(default_factory=dict)  # asked, per window pool
     num_attached_pages: dict[str, int] = field(default_factory=dict)  # of these, taken by the tree
     outcome: Outcome | None = None
-    losses: list[str] = field(default_factory=list)
-    num_read_bytes: int = 0  # of this rank
+    losses: list[LostTokens] = field(default_factory=list)
+    num_read_bytes: int = 0
     local_errors: list[str] = field(default_factory=list)  # of this rank alone
+
+    def lose(self, why: Loss, num_tokens: int, detail: str = "") -> None:
+        """Notes a loss; one of nothing needs a detail to be one."""
+        if num_tokens or detail:
+            self.losses.append(LostTokens(why, num_tokens, detail))
+
+    def lose_rest(self, why: Loss, detail: str = "") -> None:
+        """What has come to no end so far ends here."""
+        ended = self.num_committed_tokens + self.num_present_tokens
+        ended += sum(loss.num_tokens for loss in self.losses)
+        self.lose(why, self.num_span_tokens - ended, detail)
 
 
 @dataclass
