@@ -1,8 +1,9 @@
 """Runs the chat workload on a tree with its pools, and times each call by the CPU clock.
 
 What a scheduler does for a request: match the prompt but its last token, lock what was found, list
-its pages, make room, take new pages, insert the whole, unlock. Keys are packed before the clock
-starts, new pages are taken outside of it, as the peers' figures were taken.
+its pages, make room, take new pages, insert the whole, unlock. Freed pages go back to their ledger
+inside of `evict` and `insert`. Keys are packed before the clock starts and new pages are taken
+outside of it, as the peer's figures were taken; it lists token indices where we list page ids.
 """
 
 from __future__ import annotations
