@@ -48,6 +48,7 @@ class HiCache(PrefetchCalls, TransferCalls, StoreCalls, EventCalls):
         packed, request = self.tree.pack(tokens), checked_name(request)
         found = self.tree.match_prefix(packed, namespace)
         match = Match(packed, namespace, found.node, found.num_tokens, request=request)
+        match.num_branching_tokens = found.num_branching_tokens
         match.hold(self.tree, found.device_node, found.num_device_tokens, self._windows)
         self.stats.count_match(found.num_device_tokens, match.num_host_tokens)
         num_asked = len(packed) // self.tree.unit.num_bytes
@@ -103,6 +104,13 @@ class HiCache(PrefetchCalls, TransferCalls, StoreCalls, EventCalls):
         match.hold(self.tree, result.node, result.num_tokens, self._windows)
         num_new = (result.num_tokens - result.num_present_tokens) // self.config.page_size
         self._backups.inserted(result.node, num_new)
+
+    def release_windows(self, match: Match) -> None:
+        """Drops the locks of windows and states early, once decode is a window past the prefix."""
+        check_match(match, self.tree)
+        if match.loading:
+            raise TreeError(f"a load-back of node {match.node} is in flight for this match")
+        match.release_windows(self.tree, self._windows)
 
     def release(self, match: Match) -> None:
         """Drops the locks; the prefix stays cached until it is evicted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hicache_ext.errors import TreeError
@@ -25,6 +25,7 @@ class Match:
     node: int
     num_tokens: int
     num_device_tokens: int = 0
+    num_branching_tokens: int | None = None  # as the tree's MatchResult has it, when it was made
     pages: dict[str, list[int]] = field(default_factory=dict)
     loading: bool = False  # a load-back for it is in flight
     released: bool = False
@@ -87,6 +88,12 @@ class Match:
             tree.unlock(receipt)
         self._receipts = []
         self.released = True
+
+    def release_windows(self, tree: RadixTree, windows: Iterable[str]) -> None:
+        """Gives the locks of these pools back; their pages may be evicted and are told no more."""
+        for name in windows:
+            self._receipts = [tree.release_window(receipt, name) for receipt in self._receipts]
+            self.pages[name] = [-1] * len(self.pages[name])
 
     def is_of(self, tree: RadixTree) -> bool:
         """Whether its node and its locks are in `tree`."""
