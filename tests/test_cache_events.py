@@ -8,7 +8,7 @@ from router import Router
 
 from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.cache import HiCache
-from hicache_ext.errors import HiCacheError, LayoutError
+from hicache_ext.errors import HiCacheError, LayoutError, TreeError
 from hicache_ext.events import block_hash
 from hicache_ext.history import History, Matched
 from hicache_ext.keys import page_keys
@@ -129,6 +129,8 @@ def test_bigram_pages_go_down_to_l3_and_come_back(make_rank):
     more = [*tokens, 7, 8, 9, 10]  # one page more behind what is held
     new = second.cache.alloc({"full": 1, "swa": 1})
     pages = {name: match.pages[name] + new[name] for name in new}
+    with pytest.raises(TreeError, match="do not begin"):
+        second.cache.insert(match, [*tokens[:40], 99, *more[41:]], pages)  # the last pair differs
     second.cache.insert(match, more, pages)
     assert match.num_tokens == 44
     second.cache.release(match)
