@@ -198,6 +198,7 @@ def test_explain_gives_the_reason_of_each_loss(make_rank):
     cache.drain()
     told = str(cache.explain("half"))
     assert "hit 24, agreed 24, loaded 24, committed 24: committed" in told
+    assert "lost 16 tokens: not in the store" in told
     first.cache.match(list(range(1000, 1020)), request="cold")
     assert "lost 20 tokens: in no page" in str(first.cache.explain("cold"))
     for rank_tokens, why in ((tokens, "nothing lacks"), ([1], "nothing lacks")):
