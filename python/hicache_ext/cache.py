@@ -115,7 +115,9 @@ class HiCache(PrefetchCalls, TransferCalls, StoreCalls, EventCalls):
     def release(self, match: Match) -> None:
         """Drops the locks; the prefix stays cached until it is evicted."""
         check_match(match, self.tree)
-        match.drop(self.tree)
+        if match.is_parking:
+            raise TreeError(f"release of node {match.node}, whose request is being parked")
+        self._release(match)
 
     def flush(self, *tiers: Tier) -> None:
         """Empties L1 and L2, or the given tiers, of what is not locked. Needs no op in flight."""

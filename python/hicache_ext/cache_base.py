@@ -18,8 +18,10 @@ from hicache_ext.flow.io import Io, ThreadIo
 from hicache_ext.flow.pools import PoolSet
 from hicache_ext.flow.prefetches import Prefetches
 from hicache_ext.flow.record import Record
+from hicache_ext.flow.retract import Parked
 from hicache_ext.history import History
 from hicache_ext.keys import page_keys, token_hash
+from hicache_ext.match import Match
 from hicache_ext.pool import PagePool
 from hicache_ext.stats import CacheStats
 from hicache_ext.storage.protocol import PageStore
@@ -79,6 +81,7 @@ class CacheBase:
             windows=self._windows,
             evict_for_reserve=self._make_room,
         )
+        self._parked: dict[int, Parked] = {}  # those that hold host pages, by op id
         # `alloc` evicts by what its own pool lacks: that must be the same on every rank.
         check = obey_check_variable(self.tree)
         same = f"{config}, device pages {self.pools.sizes(Tier.DEVICE)}, check {check!r}"
@@ -171,7 +174,17 @@ class CacheBase:
 
         HiCacheError, and nothing is closed, while another thread is in a tick.
         """
-        self._engine.close(self._io.close, self._leave)
+        self._engine.close(self._free_parked, self._io.close, self._leave)
+
+    def _release(self, match: Match) -> None:
+        match.drop(self.tree)
+        self.pools.free(Tier.DEVICE, match.spare)
+        match.spare = {}
+
+    def _free_parked(self) -> None:
+        for parked in self._parked.values():
+            parked.give_up(self.pools)
+        self._parked.clear()
 
     def check_integrity(self) -> None:
         """The tree's invariants, and that the tree owns exactly the attached pages of each pool."""

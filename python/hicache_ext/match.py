@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hicache_ext.errors import TreeError
+from hicache_ext.flow.load_back import Load
 from hicache_ext.tier import Tier
 from hicache_ext.tree.radix import RadixTree
 from hicache_ext.tree.results import Receipt
@@ -28,6 +29,10 @@ class Match:
     num_branching_tokens: int | None = None  # as the tree's MatchResult has it, when it was made
     pages: dict[str, list[int]] = field(default_factory=dict)
     loading: bool = False  # a load-back for it is in flight
+    load: Load | None = None  # the last load-back, layer by layer
+    is_parking: bool = False  # the request is being retracted
+    spare: dict[str, list[int]] = field(default_factory=dict, repr=False)
+    """Device pages that a load-back brought and the tree did not need; freed at the release."""
     released: bool = False
     request: str | None = None  # its name
     _receipts: list[Receipt] = field(default_factory=list, repr=False)

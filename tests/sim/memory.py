@@ -108,6 +108,9 @@ class SimPoolSet(PoolSet):
             raise CudaError("told to fail at the start")
         return SimCopies(self, to, sources, targets)
 
+    def copy_layers(self, sources: Pages, targets: Pages) -> Any:
+        return self.copy(Tier.DEVICE, sources, targets)
+
 
 def simulate(pools: PoolSet, clock: Clock, delays: Delays, fail_rate: float) -> None:
     """Copies between these pools take virtual time from now on, and may fail."""

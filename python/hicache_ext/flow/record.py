@@ -121,6 +121,16 @@ class BackupRecord(TransferRecord):
     num_stored_bytes: int = 0  # of this rank
 
 
+@dataclass
+class ParkRecord(TransferRecord):
+    """A retracted request's pages, device to host."""
+
+
+@dataclass
+class RestoreRecord(TransferRecord):
+    """The same, host to device."""
+
+
 class StoreAction(Enum):
     """What happens to L3."""
 
