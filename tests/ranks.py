@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,12 @@ def keys_of_pages(tokens: Sequence[int], namespace: bytes = b"") -> list[bytes]:
     return page_keys(whole, PAGE_SIZE, namespace_seed(namespace))
 
 
-def make_pools(num_device: int, num_host: int) -> tuple[dict[str, DevicePool], dict[str, HostPool]]:
+def make_pools(
+    num_device: int, num_host: int, layers: Mapping[str, int] = NUM_LAYERS
+) -> tuple[dict[str, DevicePool], dict[str, HostPool]]:
     shape = {"page_size": PAGE_SIZE, "num_heads": 2, "head_bytes": 16}
     device, host = {}, {}
-    for name, num_layers in NUM_LAYERS.items():
+    for name, num_layers in layers.items():
         spec = LayoutSpec.make("layer_first", num_pages=num_device, num_layers=num_layers, **shape)
         device[name] = DevicePool(spec, name=name)
         spec = LayoutSpec.make("page_unified", num_pages=num_host, num_layers=num_layers, **shape)
@@ -65,12 +67,16 @@ class Rank:
         num_host: int = 32,
         store: Any = None,
         io: Any = None,
+        layers: Mapping[str, int] = NUM_LAYERS,
         **config: Any,
     ) -> None:
+        """`layers` of each pool, in order."""
         self.rank = rank
-        self.device, self.host = make_pools(num_device, num_host)
+        self.device, self.host = make_pools(num_device, num_host, layers)
         self.page_bytes = {name: pool.spec.page_bytes for name, pool in self.host.items()}
-        self.store = store or WatchedStore(MemoryStore(self.page_bytes), self.host)
+        self.store = store or WatchedStore(
+            MemoryStore(self.page_bytes), self.host, config.get("sidecars")
+        )
         self.io = io if io is not None else InlineIo()
         depth = int(os.environ.get(DEPTH_VARIABLE, "1"))
         config = {"page_size": PAGE_SIZE, "window_tokens": WINDOW, "tick_depth": depth, **config}
@@ -102,7 +108,8 @@ class Rank:
         found = tree.match_prefix(tokens, namespace)
         keys = keys_of_pages(tokens, namespace)
         for name, pool in self.host.items():
-            ids = tree.path_pages(found.full_node, name, Tier.HOST)
+            followed = self.cache.config.sidecars.get(name, name)
+            ids = tree.path_pages(found.full_node, followed, Tier.HOST)
             for key, page_id in zip(keys, ids, strict=False):
                 if page_id >= 0:
                     want = page_content(self.rank, name, key, self.page_bytes[name])

@@ -16,8 +16,12 @@ Content = Callable[[str, bytes], bytes]  # what a page of (pool, key) must hold
 class WatchedStore(FaultyStore):
     """`violations` has what was wrong: an error of a store is only a miss to its caller."""
 
-    def __init__(self, inner: Any, host: Mapping[str, HostPool]) -> None:
+    def __init__(
+        self, inner: Any, host: Mapping[str, HostPool], sidecars: Mapping[str, str] | None = None
+    ) -> None:
+        """`sidecars`: pools whose pages are what those of another pool are."""
         super().__init__(inner)
+        self._sidecars = dict(sidecars or {})
         self.violations: list[str] = []
         self.content: Content | None = None  # checked at every write, if given
         self._host = dict(host)
@@ -46,6 +50,7 @@ class WatchedStore(FaultyStore):
             address = np.frombuffer(page, np.uint8).ctypes.data
             page_id, offset = divmod(address - host.buffer.address, host.spec.stride_page)
             if 0 <= page_id < host.capacity and offset == 0:  # else a page of the test's own
-                state = host.allocator.state(page_id)
+                ledger = self._host[self._sidecars.get(pool, pool)].allocator
+                state = ledger.state(page_id)
                 if state != want:
                     self.violations.append(f"{what} {pool} page {page_id}, which is {state.name}")
