@@ -105,6 +105,17 @@ def test_a_rank_that_does_not_publish_says_nothing(make_rank):
     assert rank.cache.take_events() == []
 
 
+def test_namespaces_do_not_meet_in_a_store(make_rank):
+    tokens = list(range(41))
+    first = make_rank()
+    names = [b"", Namespace(lora=1).key, Namespace(lora="1").key, Namespace(tenant="1").key]
+    prefill(first.cache, tokens[:40], names[1])
+    second = make_rank(store=first.store)
+    ops = [second.cache.prefetch(tokens, name) for name in names]
+    hits = {record.op_id: record.num_hit_tokens for record in second.cache.drain()}
+    assert [hits[op] for op in ops] == [0, 40, 0, 0]
+
+
 # --- bigram keys ----------------------------------------------------------------------------------
 
 

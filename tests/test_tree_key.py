@@ -123,6 +123,23 @@ def test_the_picture():
     ]
 
 
+def test_keys_are_computed_when_first_asked_for_and_kept():
+    hashed = []
+
+    def counting(packed, page_size, seed):
+        hashed.append(len(packed) // 4 // page_size)
+        return page_keys_py(packed, page_size, seed)
+
+    tree = RadixTree(4, (Full(),), page_keys=counting)
+    end = tree.insert(tokens(1, 2, 3), {"full": [0, 1, 2]}).node
+    part = tree.match_prefix(tokens(1)).node
+    assert hashed == []
+    assert tree.keys(part) == tree.keys(end)[:1] and hashed == [1, 2]
+    tree.match_prefix(tokens(1, 2))
+    longer = tree.insert(tokens(1, 2, 3, 4), {"full": [0, 1, 2, 3]}).node
+    assert tree.keys(longer)[:3] == tree.keys(end) and hashed == [1, 2, 1]
+
+
 # --- what is no token id --------------------------------------------------------------------------
 
 NO_TOKENS = {
