@@ -105,3 +105,20 @@ def test_ops_told_before_they_have_a_slot_are_asked_once_they_have() -> None:
     table.admit()
     (state,) = changes(table).values()
     assert state is not None and state.op_id == 2
+
+
+def test_an_op_that_rests_leaves_its_slot_and_comes_back() -> None:
+    first, second = FakeOp(1), FakeOp(2)
+    table = table_of(first, second, num_slots=1)
+    first.over, first.rest_ticks = True, 3
+    assert table.apply({0: agreed(first)}) == [] and len(table) == 2
+    table.admit()
+    assert changes(table)[0].op_id == 2  # type: ignore[union-attr]
+    second.over = True
+    assert table.apply({0: agreed(second)}) == [second] and len(table) == 1
+    first.over = False
+    for slot in (None, 0):
+        table.admit()
+        assert first.slot == slot
+    first.over = True
+    assert table.apply({0: agreed(first)}) == [first] and len(table) == 0

@@ -1,0 +1,398 @@
+"""Which prefetches begin, which are asked again, and what a record says of each token."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import ranks as ranks_module
+from manual_io import ManualIo
+from ranks import PAGE_SIZE, Ranks
+from spans import W, fill_stores, hit_pages, keys_of, make_tokens, num_attached, prefetch
+
+from hicache_ext.errors import LayoutError
+from hicache_ext.flow import span as span_module
+from hicache_ext.flow.op import Phase
+from hicache_ext.flow.prefetch_rules import PrefetchRules, Refusal, ShortWindow
+from hicache_ext.flow.record import Loss, Outcome, PrefetchRecord
+from hicache_ext.pool import PageState
+from hicache_ext.storage.faulty import Answer
+from hicache_ext.tier import Tier
+
+
+@pytest.fixture(params=[1, 2])
+def num_ranks(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+def ask(ranks: Ranks, tokens: list[int]) -> list[int | Refusal | None]:
+    """The op id, or why there is none."""
+    said = ranks.each(lambda r: r.cache.prefetch(tokens) or r.cache.refusal)
+    assert len(set(said)) == 1
+    return said[0]
+
+
+def lost(record: PrefetchRecord) -> dict[Loss, int]:
+    """Pages by reason; they and the others are the span."""
+    found = {loss.why: loss.num_tokens // PAGE_SIZE for loss in record.losses}
+    num_here = record.num_committed_tokens + record.num_present_tokens
+    assert sum(found.values()) * PAGE_SIZE + num_here == record.num_span_tokens
+    return found
+
+
+# -- refusals ----------------------------------------------------------------------------------
+
+
+def test_what_is_refused_is_not_hashed(num_ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of a long prompt were made before the threshold was looked at."""
+    hashed: list[int] = []
+    page_keys = span_module.page_keys
+
+    def counted(tokens: bytes, *args: Any) -> list[bytes]:
+        hashed.append(len(tokens))
+        return page_keys(tokens, *args)
+
+    monkeypatch.setattr(span_module, "page_keys", counted)
+    rules = PrefetchRules(threshold_tokens=3 * PAGE_SIZE, max_tokens=6 * PAGE_SIZE)
+    ranks = Ranks(num_ranks, make_io=ManualIo, prefetch=rules)
+    assert ask(ranks, make_tokens(2)) == Refusal.BELOW_THRESHOLD
+    assert ask(ranks, [1, 2]) == Refusal.NOTHING_LACKS
+    assert hashed == []
+    assert ask(ranks, make_tokens(4)) == 1
+    assert ask(ranks, make_tokens(3, start=500)) == Refusal.RATE_LIMITED
+    assert len(hashed) == num_ranks
+    refusals = {"below_threshold": 1, "nothing_lacks": 1, "rate_limited": 1}
+    assert ranks.each(lambda r: r.cache.stats.num_refusals) == [refusals] * num_ranks
+    finish(ranks)
+    ranks.close()
+
+
+def finish(ranks: Ranks) -> list[PrefetchRecord]:
+    """Runs the I/O that tests keep waiting; the last record of each rank."""
+    records = [[] for _ in ranks]
+    while ranks[0].cache.num_in_flight:
+        ranks.each(lambda r: r.io.run())
+        for mine, new in zip(records, ranks.tick(), strict=True):
+            mine += new
+    return [mine[-1] for mine in records]
+
+
+def test_tokens_in_flight_are_bounded(num_ranks: int) -> None:
+    """A hit counts less than its span; what has ended counts nothing."""
+    ranks = Ranks(num_ranks, make_io=ManualIo, prefetch=PrefetchRules(max_tokens=8 * PAGE_SIZE))
+    first, second = make_tokens(6), make_tokens(6, start=500)
+    keys = fill_stores(ranks, first)
+    fill_stores(ranks, second)
+    ranks.each(lambda r: r.store.remove("full", keys[2:]))
+    assert ask(ranks, first) == 1 and ask(ranks, second) == Refusal.RATE_LIMITED
+    ranks.tick()
+    ranks.each(lambda r: r.io.run())
+    ranks.tick()  # two pages are agreed
+    assert ask(ranks, second) == 2 and ask(ranks, make_tokens(1, start=900)) == Refusal.RATE_LIMITED
+    finish(ranks)
+    assert ranks[0].cache._prefetches.num_pages == 0
+    assert hit_pages(ranks, first) == 2 and hit_pages(ranks, second) == 6
+    ranks.close()
+
+
+def test_a_span_longer_than_the_limit_is_cut_and_the_next_goes_on(num_ranks: int) -> None:
+    ranks = Ranks(num_ranks, prefetch=PrefetchRules(max_tokens=5 * PAGE_SIZE + 1))
+    tokens = make_tokens(8)
+    fill_stores(ranks, tokens)
+    for num_pages in (5, 3):
+        for record in prefetch(ranks, tokens):
+            assert record.num_span_tokens == record.num_committed_tokens == num_pages * PAGE_SIZE
+            assert lost(record) == {}
+    assert hit_pages(ranks, tokens) == 8
+    ranks.close()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"timeout_s": -1},
+        {"timeout_s": math.inf},
+        {"timeout_s": math.nan},
+        {"timeout_s_per_1k_tokens": -0.1},
+        {"threshold_tokens": -1},
+        {"max_tokens": 0},
+        {"max_tokens": 7, "threshold_tokens": 8},
+        {"max_queries": 0},
+        {"retry_ticks": 0},
+    ],
+    ids=str,
+)
+def test_bad_rules(bad: dict[str, Any]) -> None:
+    name, value = next(iter(bad.items()))
+    with pytest.raises(LayoutError, match=f"prefetch {name}={value}"):
+        PrefetchRules(**bad)
+
+
+# -- asked again -------------------------------------------------------------------------------
+
+AGAIN = PrefetchRules(max_queries=3, retry_ticks=4)
+
+
+def num_queries(ranks: Ranks) -> set[int]:
+    return {r.cache._prefetches[1].record.num_queries for r in ranks}
+
+
+def test_a_miss_is_asked_again_at_a_pace(num_ranks: int, tick_depth: int) -> None:
+    """Its producer stores it after the first query. Nobody is blocked, no slot and no lock held."""
+    ranks = Ranks(num_ranks, num_slots=1, prefetch=AGAIN)
+    tokens, other = make_tokens(6), make_tokens(4, start=500)
+    fill_stores(ranks, other)
+    ask(ranks, tokens)
+    assert ranks.tick() == [[]] * num_ranks and num_queries(ranks) == {1}
+    fill_stores(ranks, tokens)
+    assert not ranks[0].cache.tree._state.receipts
+    assert prefetch_of(ranks, other).outcome == Outcome.COMMITTED
+    assert num_queries(ranks) <= {1, 2}
+    for (record,) in ranks.drain():
+        assert (record.op_id, record.num_queries) == (1, 2)
+        assert record.outcome == Outcome.COMMITTED and lost(record) == {}
+    assert hit_pages(ranks, tokens) == 6
+    ranks.close()
+
+
+def prefetch_of(ranks: Ranks, tokens: list[int]) -> PrefetchRecord:
+    """Runs one to its end beside others."""
+    op_id = ask(ranks, tokens)
+    for _ in range(12):
+        for record in ranks.tick()[0]:
+            if record.op_id == op_id:
+                return record
+    raise AssertionError(f"op {op_id} does not end")
+
+
+def test_the_pause_and_the_number_of_queries(num_ranks: int, tick_depth: int) -> None:
+    ranks = Ranks(num_ranks, prefetch=AGAIN)
+    ask(ranks, make_tokens(6))
+    asked = []  # at which ticks
+    for step in range(40):
+        before = len(asked)
+        ranks.each(lambda r: r.cache.publish())
+        if 1 in ranks[0].cache._prefetches._ops and num_queries(ranks) == {before + 1}:
+            asked.append(step)
+        ended = ranks.each(lambda r: r.cache.apply())
+        if ended[0]:
+            break
+    pace = AGAIN.retry_ticks + tick_depth
+    assert asked == [0, pace, 2 * pace]
+    for (record,) in ended:
+        assert record.outcome == Outcome.MISS and record.num_queries == 3
+        assert lost(record) == {Loss.NOT_STORED: 6}
+    ranks.close()
+
+
+def test_who_polls_does_not_wait_for_another_query(num_ranks: int) -> None:
+    ranks = Ranks(num_ranks, prefetch=AGAIN)
+    ask(ranks, make_tokens(6))
+    ranks.tick()
+    assert ranks.each(lambda r: r.cache.poll(1)) == [True] * num_ranks
+    for (record,) in ranks.drain():
+        assert record.outcome == Outcome.MISS and record.num_queries == 1
+    ranks.close()
+
+
+def test_an_abort_on_one_rank_while_it_rests(num_ranks: int) -> None:
+    ranks = Ranks(num_ranks, prefetch=AGAIN)
+    tokens = make_tokens(6)
+    ask(ranks, tokens)
+    ranks.tick()
+    fill_stores(ranks, tokens)
+    assert ranks[0].cache.abort(1)
+    for (record,) in ranks.drain():
+        assert record.outcome == Outcome.ABORTED and lost(record) == {Loss.ABORTED: 6}
+    assert num_attached(ranks, "full") == {0}
+    ranks.check_idle()
+    ranks.close()
+
+
+def test_close_while_it_rests() -> None:
+    ranks = Ranks(2, prefetch=AGAIN)
+    ask(ranks, make_tokens(6))
+    ranks.tick()
+    op = ranks[0].cache._prefetches[1]
+    ranks.each(lambda r: r.cache.close())
+    assert op.record.outcome == Outcome.ABORTED and op.phase == Phase.DONE
+    ranks.check_idle()
+    ranks.close()
+
+
+@pytest.mark.parametrize("what", ["computed", "lost", "detached"])
+def test_the_tree_has_changed_while_it_rested(num_ranks: int, what: str) -> None:
+    """It looks anew for what lacks, from the anchor that there is now."""
+    ranks = Ranks(num_ranks, prefetch=replace(AGAIN, retry_ticks=40))
+    tokens = make_tokens(8)
+    keys = fill_stores(ranks, tokens)
+    prefetch(ranks, tokens[: 4 * PAGE_SIZE + 1])
+    ranks.each(lambda r: r.store.remove("full", keys[4:]))
+    op_id = ask(ranks, tokens)
+    ranks.tick()
+    if what == "computed":
+        ranks.each(lambda r: r.put("full", keys[4:]))
+        assert prefetch_of(ranks, tokens).outcome == Outcome.COMMITTED
+    elif what == "lost":
+        ranks.each(lambda r: r.put("full", keys))
+        ranks.each(lambda r: r.cache.evict(Tier.HOST, {"full": 4}))
+    else:
+        ranks.each(lambda r: r.cache.detach_store())
+    for mine in ranks.drain():
+        record = next(r for r in mine if r.op_id == op_id)
+        lost(record)
+        want = {"computed": Outcome.MISS, "lost": Outcome.COMMITTED, "detached": Outcome.MISS}
+        assert record.outcome == want[what]
+        assert record.num_queries == (2 if what == "lost" else 1)
+        # It counts for no more than it asked for first.
+        assert record.num_span_tokens == 4 * PAGE_SIZE
+    assert hit_pages(ranks, tokens) == (8 if what == "computed" else 4)
+    ranks.close()
+
+
+# -- what arrives ------------------------------------------------------------------------------
+
+
+def test_host_pages_are_held_for_the_agreed_hit_alone(num_ranks: int) -> None:
+    ranks = Ranks(num_ranks, make_io=ManualIo)
+    tokens = make_tokens(8)
+    keys = fill_stores(ranks, tokens)
+    ranks[-1 % num_ranks].store.remove("full", keys[5:])
+    ask(ranks, tokens)
+    ranks.tick()
+    assert num_held(ranks) == {(0, 0)}
+    ranks.each(lambda r: r.io.run())
+    for _ in range(num_ranks):  # two ranks that differ ask for what they have in common
+        ranks.tick()
+    assert num_held(ranks) == {(5, W)}
+    for record in finish(ranks):
+        num_not_common = 3 if num_ranks == 2 else 0
+        assert lost(record).get(Loss.NOT_COMMON, 0) == num_not_common
+        assert lost(record).get(Loss.NOT_STORED, 0) == 3 - num_not_common
+    ranks.close()
+
+
+def num_held(ranks: Ranks) -> set[tuple[int, ...]]:
+    def held(rank: Any) -> tuple[int, ...]:
+        counts = [pool.allocator.counts() for pool in rank.host.values()]
+        return tuple(c[PageState.RESERVED] + c[PageState.IO] for c in counts)
+
+    return set(ranks.each(held))
+
+
+@pytest.mark.parametrize("pool", ["full", "swa"])
+@pytest.mark.parametrize("call", ["exists", "read_into"])
+@pytest.mark.parametrize("how", ["none", "nothing", "short", "raises"])
+def test_an_answer_that_is_missing_is_no_hit(
+    num_ranks: int, call: str, pool: str, how: str
+) -> None:
+    """On the last rank. What other pools have delivered is not lost by it."""
+    ranks = Ranks(num_ranks)
+    tokens = make_tokens(6)
+    fill_stores(ranks, tokens)
+    store = ranks[num_ranks - 1].store
+    honest = getattr(store, call)
+
+    def answer(asked: str, *args: Any) -> Any:
+        if asked != pool:
+            return honest(asked, *args)
+        if how == "raises":
+            raise OSError("the store is gone")
+        results = honest(asked, *args)
+        return {"none": None, "nothing": [], "short": results[: len(results) // 2]}[how]
+
+    setattr(store, call, answer)
+    records = prefetch(ranks, tokens)
+    num_short = 3 if how == "short" else 0
+    for record in records:
+        found = lost(record)
+        if call == "exists":  # 3 FULL pages of 6, or the windows of 1 to 3
+            assert record.num_agreed_tokens == num_short * PAGE_SIZE
+            assert record.outcome == (Outcome.COMMITTED if num_short else Outcome.MISS)
+        elif pool == "full":
+            assert record.num_loaded_tokens == num_short * PAGE_SIZE
+            assert found[Loss.NOT_READ] == 6 - num_short
+        else:
+            assert record.outcome == Outcome.COMMITTED and found == {Loss.NO_WINDOW: 0}
+            assert record.num_committed_tokens == 6 * PAGE_SIZE and not record.num_attached_pages
+    errors = [record.local_errors for record in records]
+    assert [len(mine) for mine in errors] == [0] * (num_ranks - 1) + [how == "raises"]
+    ranks.check_idle()
+    ranks.close()
+
+
+def test_a_model_without_windows_keeps_what_arrived_whatever_the_rule(
+    num_ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """STRICT is for windows; the pages of a prefix are each of use."""
+    monkeypatch.delitem(ranks_module.NUM_LAYERS, "swa")
+    rules = PrefetchRules(short_window=ShortWindow.STRICT)
+    ranks = Ranks(num_ranks, window_tokens=None, prefetch=rules)
+    tokens = make_tokens(6)
+    ranks.each(lambda r: r.put("full", keys_of(tokens)))
+    ranks[num_ranks - 1].store.faults.lost_on_read.add(("full", keys_of(tokens)[4]))
+    for record in prefetch(ranks, tokens):
+        assert record.outcome == Outcome.COMMITTED and lost(record) == {Loss.NOT_READ: 2}
+    assert hit_pages(ranks, tokens) == 4
+    ranks.close()
+
+
+@pytest.mark.parametrize("fault", ["lost", "lost_on_read", Answer.NOTHING])
+@pytest.mark.parametrize("followed", ["full", "swa"])
+def test_a_page_without_its_sidecar_is_not_there(
+    num_ranks: int, followed: str, fault: str | Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ranks_module.NUM_LAYERS, "indexer", 1)
+    ranks = Ranks(num_ranks, sidecars={"indexer": followed})
+    tokens = make_tokens(6)
+    keys = fill_stores(ranks, tokens)
+    ranks.each(lambda r: r.put("indexer", keys))
+    faults = ranks[num_ranks - 1].store.faults
+    if isinstance(fault, Answer):
+        faults.answers = {"indexer": fault}
+    else:
+        getattr(faults, fault).add(("indexer", keys[4]))
+    for record in prefetch(ranks, tokens):
+        if fault == "lost":
+            assert record.num_agreed_tokens == 4 * PAGE_SIZE and record.num_attached_pages
+        elif fault == Answer.NOTHING:
+            assert record.outcome == Outcome.MISS
+        elif followed == "full":
+            assert record.num_committed_tokens == 4 * PAGE_SIZE and not record.num_attached_pages
+        else:
+            assert record.num_committed_tokens == 6 * PAGE_SIZE and not record.num_attached_pages
+        lost(record)
+    ranks.check_idle()
+    ranks.close()
+
+
+@pytest.mark.parametrize(("fault", "num_hit"), [("lost", 3), ("lost_on_read", 0)])
+def test_a_state_that_lacks_at_the_end(
+    num_ranks: int, fault: str, num_hit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Endpoints are where every rank has a state: behind page 3 and behind page 6."""
+    monkeypatch.setitem(ranks_module.NUM_LAYERS, "mamba", 1)
+    ranks = Ranks(num_ranks, has_mamba=True)
+    tokens = make_tokens(6)
+    keys = fill_stores(ranks, tokens)
+    ranks.each(lambda r: r.put("mamba", [keys[2], keys[5]]))
+    getattr(ranks[num_ranks - 1].store.faults, fault).add(("mamba", keys[5]))
+    for record in prefetch(ranks, tokens):
+        num_attached_states = int(num_hit > 0)
+        assert record.num_attached_pages.get("mamba", 0) == num_attached_states
+        assert record.num_window_pages == {"swa": W, "mamba": 1}
+        lost(record)
+    assert hit_pages(ranks, tokens) == num_hit
+    ranks.close()
+
+
+def test_pages_that_are_there_by_then_are_no_loss(num_ranks: int) -> None:
+    ranks = Ranks(num_ranks)
+    tokens = make_tokens(6)
+    fill_stores(ranks, tokens)
+    ranks.each(lambda r: (r.cache.prefetch(tokens), r.cache.prefetch(tokens)))
+    for _, second in ranks.drain():
+        assert second.num_present_tokens == 6 * PAGE_SIZE and lost(second) == {}
+    ranks.close()
