@@ -118,6 +118,45 @@ CACHE_CASES = {
         TreeError,
         "another cache",
     ),
+    "a quota that is no number": (
+        lambda c: c.cache.load_back(c.match, max_tokens=0.5),
+        HiCacheError,
+        r"max_tokens=0\.5",
+    ),
+    "need of less than none": (
+        lambda c: c.cache.device_need(c.match, -1),
+        HiCacheError,
+        "num_new_tokens=-1",
+    ),
+    "room in an unknown pool": (
+        lambda c: c.cache.can_admit({"x": 1}),
+        CapacityError,
+        "'x': 1",
+    ),
+    "park without a match": (lambda c: c.cache.park(None, 8, {}), TreeError, "None is no match"),
+    "park after release": (lambda c: c.cache.park(c.over, 0, {}), TreeError, "released already"),
+    "park of a part": (
+        lambda c: c.cache.park(c.match, 7.5, c.match.pages),
+        HiCacheError,
+        r"num_tokens=7\.5",
+    ),
+    "park of too few pages": (
+        lambda c: c.cache.park(c.match, 12, c.match.pages),
+        CapacityError,
+        "2 full pages for 12 tokens",
+    ),
+    "park in an unknown pool": (
+        lambda c: c.cache.park(c.match, 8, {**c.match.pages, "x": [1]}),
+        HiCacheError,
+        "'x'",
+    ),
+    "park of pages not handed out": (
+        lambda c: c.cache.park(c.match, 12, {n: [*i, 31] for n, i in c.match.pages.items()}),
+        CapacityError,
+        "page 31 at position 2 is FREE",
+    ),
+    "restore of nothing": (lambda c: c.cache.restore(None), HiCacheError, "None is not parked"),
+    "discard of nothing": (lambda c: c.cache.discard(7), HiCacheError, "7 is not parked"),
     "a priority that is no number": (
         lambda c: c.cache.insert(c.match, list(range(8)), c.match.pages, priority="high"),
         TreeError,

@@ -234,6 +234,24 @@ def test_explain_tells_of_full_pages_without_their_window(make_rank):
     )
 
 
+def test_explain_tells_why_nothing_was_loaded_back(make_rank):
+    cache = make_rank(load_back_threshold_tokens=9).cache
+    tokens = list(range(40))
+    prefill(cache, tokens)
+    cache.flush(Tier.DEVICE)
+    short, long = cache.match(tokens[:8], request="s"), cache.match(tokens, request="l")
+    assert cache.load_back(short) is cache.load_back(long, max_tokens=39) is None
+    assert "no load-back: 8 tokens on the host are below the threshold of 9" in str(
+        cache.explain("s")
+    )
+    assert "no load-back: 40 tokens on the host are more than the quota of 39" in str(
+        cache.explain("l")
+    )
+    cache.load_back(long)
+    cache.drain()
+    assert "no load-back" not in str(cache.explain("l"))
+
+
 def test_only_so_many_requests_are_kept_and_the_oldest_go_first():
     history = History(max_requests=3)
     for name in ("a", "b", "c"):

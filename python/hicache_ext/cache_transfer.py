@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hicache_ext.cache_base import CacheBase
+from hicache_ext.checks import require_whole
 from hicache_ext.errors import CapacityError, TreeError
 from hicache_ext.flow import kinds
 from hicache_ext.flow.load_back import Load, LoadBackOp
 from hicache_ext.flow.pools import Pages
-from hicache_ext.flow.retract import Parked, ParkOp, ParkState, RestoreOp
+from hicache_ext.flow.retract import Parked, ParkOp, ParkState, RestoreOp, check_parked
 from hicache_ext.match import Match, check_match
 from hicache_ext.tier import Tier
 
@@ -29,10 +30,11 @@ class TransferCalls(CacheBase):
         check_match(match, self.tree)
         if match.loading:
             raise TreeError(f"a load-back of node {match.node} is in flight for this match")
-        num_tokens = match.num_host_tokens
-        if num_tokens < self.config.load_back_threshold_tokens:
-            return None
-        if max_tokens is not None and num_tokens > max_tokens:
+        if max_tokens is not None:
+            require_whole("max_tokens", max_tokens, 0)
+        why_not = self._load_back_refusal(match.num_host_tokens, max_tokens)
+        if why_not:
+            self._history.loaded_back(match.request, None, why_not)
             return None
         plan = self.tree.begin_load_back(match.node)
         if plan is None:
@@ -49,14 +51,25 @@ class TransferCalls(CacheBase):
                 match.hold(self.tree, match.node, match.num_tokens, self._windows)
 
         match.loading, match.load = True, load
-        return self._engine.add(LoadBackOp(self._ctx, load, plan, on_end))
+        op = LoadBackOp(self._ctx, load, plan, on_end)
+        self._history.loaded_back(match.request, op.record)
+        return self._engine.add(op)
+
+    def _load_back_refusal(self, num_tokens: int, max_tokens: int | None) -> str:
+        """Why so many tokens are not worth it, in words; empty if they are."""
+        threshold = self.config.load_back_threshold_tokens
+        if num_tokens < threshold:
+            return f"{num_tokens} tokens on the host are below the threshold of {threshold}"
+        if max_tokens is not None and num_tokens > max_tokens:
+            return f"{num_tokens} tokens on the host are more than the quota of {max_tokens}"
+        return ""
 
     def device_need(self, match: Match, num_new_tokens: int = 0) -> dict[str, int]:
         """Device pages that the match, its load-back and so many new tokens take: the same on every
         rank. A state counts once for the end of the new tokens.
         """
         check_match(match, self.tree)
-        num_new = -(-num_new_tokens // self.config.page_size)
+        num_new = -(-require_whole("num_new_tokens", num_new_tokens, 0) // self.config.page_size)
         need = {}
         for component in self.tree.components:
             name, reach = component.name, component.need(match.num_tokens // self.config.page_size)
@@ -72,6 +85,7 @@ class TransferCalls(CacheBase):
 
         Locked pages and those of ops in flight count as taken.
         """
+        self.pools.check_need(need)
         for name, num_pages in need.items():
             num_free = self.pools.get(Tier.DEVICE, name).num_free
             if num_pages > num_free + self.tree.page_counts(Tier.DEVICE, name).num_evictable:
@@ -94,8 +108,8 @@ class TransferCalls(CacheBase):
             raise TreeError(f"the request of node {match.node} is being parked already")
         if match.loading:
             raise TreeError(f"park while a load-back of node {match.node} is in flight")
-        num_pages = -(-num_tokens // self.config.page_size)
-        given = {name: list(pages.get(name, ())) for name in self.pools.names}
+        num_pages = -(-require_whole("num_tokens", num_tokens, 0) // self.config.page_size)
+        given = self.pools.checked_ids(pages)
         for name, ids in given.items():
             if len(ids) != num_pages:
                 raise CapacityError(f"park: {len(ids)} {name} pages for {num_tokens} tokens")
@@ -122,20 +136,29 @@ class TransferCalls(CacheBase):
         with COMMITTED, `parked.pages` are the caller's, as from alloc; otherwise it stays parked.
         """
         self._engine.check_usable()
+        check_parked(parked)
         parked.check_state("restore", ParkState.PARKED)
+        self._check_mine(parked)
         op = RestoreOp(self._ctx, self._engine.new_id(), parked, self._forget)
         return self._engine.add(op)
 
     def discard(self, parked: Parked) -> None:
         """Gives a retracted request up: at once if it is parked, at the end of its op otherwise."""
         self._engine.check_usable()
+        check_parked(parked)
         parked.check_state("discard", ParkState.PARKING, ParkState.PARKED, ParkState.RESTORING)
+        if parked.state == ParkState.PARKED:
+            self._check_mine(parked)
         self.tree.log.add(kinds.DISCARD, parked.op_id)
         if parked.state == ParkState.PARKED:
             parked.give_up(self.pools)
             self._forget(parked)
         else:
             parked.is_discarded = True
+
+    def _check_mine(self, parked: Parked) -> None:
+        if self._parked.get(parked.op_id) is not parked:
+            raise TreeError(f"retracted request {parked.op_id} is parked in another cache")
 
     def _forget(self, parked: Parked) -> None:
         """It holds no host pages any more."""

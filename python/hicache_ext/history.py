@@ -35,6 +35,7 @@ class RequestRecord:
     refusal: str | None = None  # why the last prefetch was none
     prefetch: PrefetchRecord | None = None
     load_back: LoadBackRecord | None = None
+    load_back_refusal: str | None = None
 
     @property
     def num_matched_tokens(self) -> dict[Tier, int]:
@@ -56,6 +57,8 @@ class RequestRecord:
             lines.append(f"no prefetch: {self.refusal}")
         if self.prefetch:
             lines += _prefetch_lines(self.prefetch)
+        if self.load_back_refusal:
+            lines.append(f"no load-back: {self.load_back_refusal}")
         if self.load_back:
             pages = _pages(self.load_back.num_pages)
             lines.append(f"load-back of {pages}: {_outcome(self.load_back)}")
@@ -87,10 +90,13 @@ class History:
             mine = self._of(name)
             mine.prefetch, mine.refusal = record, refusal or None
 
-    def loaded_back(self, name: str | None, record: LoadBackRecord) -> None:
-        """A load-back began; it goes on to fill in its record."""
+    def loaded_back(
+        self, name: str | None, record: LoadBackRecord | None, refusal: str = ""
+    ) -> None:
+        """A load-back was asked for: its record, which it goes on to fill in, or a refusal."""
         if name is not None:
-            self._of(name).load_back = record
+            mine = self._of(name)
+            mine.load_back, mine.load_back_refusal = record, refusal or None
 
     def get(self, name: str | int) -> RequestRecord:
         """HiCacheError for one that is not known, any more."""

@@ -64,6 +64,8 @@ class Load:
 class LoadBackOp(TransferOp):
     """One load-back on one rank."""
 
+    record: LoadBackRecord
+
     def __init__(
         self,
         ctx: FlowContext,

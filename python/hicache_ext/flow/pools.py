@@ -101,11 +101,15 @@ class PoolSet:
         begin = list(self._pools).index(tier) * len(self.names)
         return dict(zip(self.names, counts[begin : begin + len(self.names)], strict=True))
 
-    def reserve(self, tier: Tier, need: Mapping[str, int]) -> dict[str, list[int]] | None:
-        """All the pages or none; CapacityError for an unknown pool or a negative number."""
+    def check_need(self, need: Mapping[str, int]) -> None:
+        """CapacityError for an unknown pool, a negative number or a part of a page."""
         for name, num_pages in need.items():
             if name not in self.names or not is_whole(num_pages) or num_pages < 0:
                 raise CapacityError(f"pages {dict(need)} of pools {list(self.names)}")
+
+    def reserve(self, tier: Tier, need: Mapping[str, int]) -> dict[str, list[int]] | None:
+        """All the pages or none; CapacityError for an unknown pool or a negative number."""
+        self.check_need(need)
         held: dict[str, list[int]] = {}
         for name, num_pages in need.items():
             ids = self._pools[tier][name].alloc(num_pages)

@@ -72,6 +72,12 @@ class Parked:
         }
 
 
+def check_parked(parked: object) -> None:
+    """TreeError for what is no handle of a retracted request."""
+    if not isinstance(parked, Parked):
+        raise TreeError(f"{parked!r} is not parked: no handle of a retracted request")
+
+
 class ParkOp(TransferOp):
     """Device to host; `on_end` hears when the handle has its next state."""
 
