@@ -17,6 +17,7 @@ from hicache_ext.flow.prefetch_rules import PrefetchRules
 from hicache_ext.flow.record import Outcome
 from hicache_ext.pool import PageState
 from hicache_ext.tier import Tier
+from hicache_ext.tree import PageCounts
 
 
 class SlowTicket:
@@ -43,11 +44,12 @@ def test_a_match_keeps_device_pages_that_are_not_yet_a_device_prefix() -> None:
     """The window: A's SWA on the host, B's on the device alone. Evicting B's broke the match."""
     rank = Rank(0, LocalGroup())
     cache = rank.cache
-    cache.release(prefill(rank, W))
+    first = prefill(rank, W)  # its lock keeps A's host copy
     cache.drain()
     held = {name: pool.alloc(pool.num_free) for name, pool in rank.host.items()}
     cache.release(prefill(rank, W + 2))  # no room: B is on the device alone
     cache.drain()
+    cache.release(first)
     for name, pool in rank.host.items():
         pool.free(held[name])
     cache.evict(Tier.DEVICE, {"swa": W})  # A's window, which the host has
@@ -147,6 +149,22 @@ def test_close_gives_back_everything_when_waiting_for_a_copy_raises(
     rank.cache.release(match)
     for pool in rank.host.values():
         assert pool.num_free == pool.capacity
+    rank.close()
+
+
+def test_a_backup_does_not_give_up_what_it_hangs_on() -> None:
+    """A full host dropped the parent's copy for the child's pages, which then had no place."""
+    rank = Rank(0, LocalGroup())
+    cache = rank.cache
+    cache.release(prefill(rank, W))
+    cache.drain()
+    held = {name: pool.alloc(pool.num_free) for name, pool in rank.host.items()}
+    cache.release(prefill(rank, W + 2))
+    assert cache.drain()[0].outcome == Outcome.CAPACITY
+    assert cache.tree.page_counts(Tier.HOST, "full") == PageCounts(W, 0)
+    for name, pool in rank.host.items():
+        pool.free(held[name])
+    rank.check_ledger()
     rank.close()
 
 

@@ -85,6 +85,8 @@ class BackupOp(TransferOp):
             tree.abort_backup(plan)
             return False
         request.unpin(tree)  # the plan pins the same pages
+        # What the plan hangs on must not lose its host copy to the memory that the op asks for.
+        self._host_pins.append(tree.lock(plan.node, Tier.HOST, {}))
         self.requests.append(request)
         self._plans.append(plan)
         self._spans |= spans
@@ -173,8 +175,11 @@ class BackupOp(TransferOp):
             for name, n in num_stored.items()
         )
         self._store = None
-        self._unpin()
         return self._finish(Outcome.COMMITTED)
+
+    def _finish(self, outcome: Outcome) -> bool:
+        self._unpin()
+        return super()._finish(outcome)
 
     def _unpin(self) -> None:
         for receipt in self._host_pins:
