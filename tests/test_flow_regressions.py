@@ -15,6 +15,7 @@ from hicache_ext.flow import pools as flow_pools
 from hicache_ext.flow.io import InlineIo, ThreadIo
 from hicache_ext.flow.prefetch_rules import PrefetchRules
 from hicache_ext.flow.record import Outcome
+from hicache_ext.plan_set import PlanSet
 from hicache_ext.pool import PageState
 from hicache_ext.tier import Tier
 from hicache_ext.tree import PageCounts
@@ -71,13 +72,13 @@ def test_a_copy_that_fails_on_one_rank_waits_for_the_others(
     ranks = Ranks(2)
     tickets = [SlowTicket(), SlowTicket()]
 
-    def start(*args: Any, **kw: Any) -> SlowTicket:
-        if args[0] is ranks[failing].device["full"].buffer:
+    def start(parts: PlanSet, **kw: Any) -> SlowTicket:
+        if parts.parts[0].src is ranks[failing].device["full"].buffer:
             raise CudaError("no stream")
         return tickets.pop()
 
     running = list(tickets)
-    monkeypatch.setattr(flow_pools, "copy_pages", start)
+    monkeypatch.setattr(flow_pools, "copy_set", start)
     matches = ranks.each(lambda r: prefill(r, 2))
     for _ in range(5):
         ranks.tick()
@@ -99,12 +100,13 @@ def test_copies_that_were_started_before_one_failed_are_waited_for(
     rank = Rank(0, LocalGroup())
     ticket = SlowTicket()
 
-    def start(src: Any, *args: Any, **kw: Any) -> SlowTicket:
-        if src is rank.device["swa"].buffer:
+    def start(parts: PlanSet, **kw: Any) -> SlowTicket:
+        if parts.parts[0].src is rank.device["swa"].buffer:
             raise CudaError("no stream")
         return ticket
 
-    monkeypatch.setattr(flow_pools, "copy_pages", start)
+    monkeypatch.setattr(flow_pools, "MAX_PARTS", 1)  # two launches
+    monkeypatch.setattr(flow_pools, "copy_set", start)
     match = prefill(rank, 2)
     assert rank.cache.drain()[0].outcome == Outcome.FAILED
     assert ticket.is_done
@@ -117,14 +119,14 @@ def test_a_copy_that_could_not_start_for_a_foreign_reason_is_not_committed(
 ) -> None:
     """A RuntimeError of the framework left the op in COPY with no copy: done, it seemed."""
     ranks = Ranks(2)
-    copy = flow_pools.copy_pages
+    copy = flow_pools.copy_set
 
-    def start(src: Any, *args: Any, **kw: Any) -> Any:
-        if src is ranks[1].device["full"].buffer:
+    def start(parts: PlanSet, **kw: Any) -> Any:
+        if parts.parts[0].src is ranks[1].device["full"].buffer:
             raise RuntimeError("out of streams")
-        return copy(src, *args, **kw)
+        return copy(parts, **kw)
 
-    monkeypatch.setattr(flow_pools, "copy_pages", start)
+    monkeypatch.setattr(flow_pools, "copy_set", start)
     matches = ranks.each(lambda r: prefill(r, 2))
     for records in ranks.drain():
         assert records[0].outcome == Outcome.FAILED
@@ -141,7 +143,8 @@ def test_close_gives_back_everything_when_waiting_for_a_copy_raises(
     rank = Rank(0, LocalGroup())
     tickets = [SlowTicket(CudaError("lost")), SlowTicket()]
     started = list(reversed(tickets))
-    monkeypatch.setattr(flow_pools, "copy_pages", lambda *args, **kw: started.pop())
+    monkeypatch.setattr(flow_pools, "MAX_PARTS", 1)  # two launches
+    monkeypatch.setattr(flow_pools, "copy_set", lambda parts, **kw: started.pop())
     match = prefill(rank, 2)
     rank.tick()
     rank.cache.close()
@@ -190,11 +193,11 @@ def test_pools_close_after_a_copy_that_failed(monkeypatch: pytest.MonkeyPatch) -
     """The failed backup was kept until the next one, its error with it, and that the buffers."""
     rank = Rank(0, LocalGroup())
 
-    def start(src: Any, src_ids: Any, dst: Any, *args: Any, **kw: Any) -> Any:
-        view = dst.array[:1]
+    def start(parts: PlanSet, **kw: Any) -> Any:
+        view = parts.parts[0].dst.array[:1]
         raise CudaError(f"no stream {view}")
 
-    monkeypatch.setattr(flow_pools, "copy_pages", start)
+    monkeypatch.setattr(flow_pools, "copy_set", start)
     rank.cache.release(prefill(rank, 2))
     assert rank.cache.drain()[0].outcome == Outcome.FAILED
     rank.close()
