@@ -54,7 +54,7 @@ def test_native_errors_are_the_package_errors() -> None:
     source = (ROOT / "csrc/bindings/module.cpp").read_text()
     named = re.findall(r'return "(\w+Error)";', source)
     check_h = (ROOT / "csrc/include/hicache/check.h").read_text()
-    kinds = re.search(r"enum class ErrorKind \{(.*?)\}", check_h)
+    kinds = re.search(r"enum class ErrorKind \{(.*?)\}", check_h, re.S)
     assert kinds is not None and len(kinds[1].split(",")) == len(named) - 1
     for name in named:
         assert issubclass(getattr(errors, name), errors.HiCacheError)

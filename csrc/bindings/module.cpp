@@ -22,6 +22,7 @@ const char* python_name(ErrorKind kind) {
     case ErrorKind::kCapacity: return "CapacityError";
     case ErrorKind::kStorage: return "StorageError";
     case ErrorKind::kAgreement: return "AgreementError";
+    case ErrorKind::kTree: return "TreeError";
     case ErrorKind::kCuda: return "CudaError";
     case ErrorKind::kLifetime: return "LifetimeError";
   }

@@ -28,6 +28,14 @@ from hicache_ext._C_host import cuda_pin_api as cuda_pin_api
 from hicache_ext._C_host import pin_chunk_bytes as pin_chunk_bytes
 from hicache_ext._C_host import pinned_regions_in as pinned_regions_in
 from hicache_ext._C_host import slot_stride as slot_stride
+from hicache_ext._C_tree import TreeComponent as TreeComponent
+from hicache_ext._C_tree import TreeCore as TreeCore
+from hicache_ext._C_tree import TreeHostPaths as TreeHostPaths
+from hicache_ext._C_tree import TreeStrategy as TreeStrategy
+from hicache_ext._C_tree import TreeWindow as TreeWindow
+from hicache_ext._C_tree import tree_full as tree_full
+from hicache_ext._C_tree import tree_mamba as tree_mamba
+from hicache_ext._C_tree import tree_swa as tree_swa
 
 # --- module.cpp
 with_cuda: bool

@@ -9,7 +9,16 @@
 namespace hicache {
 
 // Which Python class of hicache_ext.errors the bindings raise.
-enum class ErrorKind { kLayout, kPageIndex, kCapacity, kStorage, kAgreement, kCuda, kLifetime };
+enum class ErrorKind {
+  kLayout,
+  kPageIndex,
+  kCapacity,
+  kStorage,
+  kAgreement,
+  kTree,
+  kCuda,
+  kLifetime
+};
 
 class Error : public std::runtime_error {
  public:

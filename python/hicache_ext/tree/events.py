@@ -53,7 +53,20 @@ class TreeEvents:
         self._add(_stored(node, tier))
 
     def removed(self, node: Node, tier: Tier) -> None:
-        self._add(PageEvent(EventKind.REMOVED, tier, node.hashes or b""))
+        self.add_removed(tier, node.hashes or b"")
+
+    def add_stored(self, tier: int, *fields: bytes) -> None:
+        """The same with the fields of the event, from the native core."""
+        self._add(PageEvent(EventKind.STORED, Tier(tier), *fields))
+
+    def add_removed(self, tier: int, keys: bytes) -> None:
+        """The pages with these keys are no longer on `tier`."""
+        self._add(PageEvent(EventKind.REMOVED, Tier(tier), keys))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the next take() is a snapshot."""
+        return self._is_lost
 
     def cleared(self) -> None:
         """The tree holds nothing: what was said before no longer matters."""

@@ -28,6 +28,7 @@ from hicache_ext.tree.digest import TokenHash
 from hicache_ext.tree.events import PageEvent, TreeEvents, snapshot_of, take
 from hicache_ext.tree.integrity import check_integrity
 from hicache_ext.tree.key import KeyUnit, PageKeys
+from hicache_ext.tree.native_core import OfSomeCore
 from hicache_ext.tree.results import (
     BackupPlan,
     EvictResult,
@@ -46,7 +47,7 @@ from hicache_ext.tree.strategy import Strategy
 from hicache_ext.tree.window import WindowTxn
 
 
-class RadixTree:
+class RadixTree(OfSomeCore):
     """A tree over token pages, one policy per cache kind: RadixTree(16, (Full(), Swa(1024)))."""
 
     def __init__(
@@ -60,11 +61,12 @@ class RadixTree:
         strategy: str = Strategy.LRU,
         host_paths: HostPaths = HostPaths.WHOLE,
         has_events: bool = False,
+        core: str = "python",
     ) -> None:
-        """`page_size` in tokens; the first component is the base; `strategy` orders the eviction,
-        see strategy.py. LayoutError for values that cannot be. Calls take `tokens` as ints, or as
-        bytes that pack() made. `log` has the calls that change the tree; others may log there what
-        is around them. `has_events`: somebody takes them, see events.py.
+        """`page_size` in tokens; the first component is the base; LayoutError for what cannot be.
+        `tokens` of calls are ints, or bytes that pack() made. `log` has the calls that change the
+        tree, and what others log around them. `core`: "python", "native" (csrc/tree) or "auto",
+        native for our own components: they differ in speed alone.
         """
         if page_size <= 0:
             raise LayoutError(f"page_size={page_size}: a page has at least 1 token")
@@ -102,7 +104,7 @@ class RadixTree:
         return _read.path_pages(self._state, node, component, tier, last)
 
     def keys(self, node: int) -> list[bytes]:
-        """The page keys from the root to the end of `node`; computed on first use and kept."""
+        """Page keys from the root to the end of `node`; computed on first use and kept."""
         return _read.keys(self._state, node)
 
     def num_tokens(self, node: int) -> int:
@@ -126,8 +128,7 @@ class RadixTree:
     ) -> Receipt:
         """Keep what a sequence that ends at `node` needs on `tier`, and the nodes themselves, until
         unlock(). `num_pages` says otherwise how many pages back from the end to keep, by component,
-        rounded up to whole nodes (0 where it is silent); of the base it is always the path.
-        """
+        rounded up to whole nodes (0 where it is silent); of the base it is always the path."""
         self._state.guard()
         return _lock.lock(self._state, node, tier, num_pages)
 
@@ -169,8 +170,8 @@ class RadixTree:
         namespace: bytes | None = None,
     ) -> InsertHostResult:
         """Hand over host pages of the base for the span `tokens` below `anchor`. Dropped, with node
-        None, if the anchor is neither a root nor on the host. `namespace`: of the span; TreeError
-        if the anchor is in another."""
+        None, if no host pages may lie there. `namespace`: of the span; TreeError if the anchor is
+        in another."""
         self._state.guard()
         return _insert_host.insert_host(self._state, anchor, tokens, full_pages, namespace)
 
@@ -296,5 +297,4 @@ class RadixTree:
         check_integrity(self._state)
 
     def show(self) -> str:
-        """A picture of the tree."""
         return show(self._state)

@@ -46,7 +46,7 @@ class TreeState:
         self.page_size = page_size
         self.unit = unit
         self.page_bytes = page_size * unit.num_bytes
-        self.components = _checked_components(components)
+        self.components = checked_components(components)
         self.base = self.components[0]
         self.page_keys = page_keys
         self.token_hash = token_hash
@@ -260,7 +260,8 @@ def _last_key(node: Node) -> bytes:
     return (node.hashes or b"")[-KEY_BYTES:]
 
 
-def _checked_components(components: Sequence[Component]) -> tuple[Component, ...]:
+def checked_components(components: Sequence[Component]) -> tuple[Component, ...]:
+    """The components of a new tree, as a tuple; LayoutError for those that cannot be."""
     names = [component.name for component in components]
     if not components or not components[0].is_base or any(c.is_base for c in components[1:]):
         raise LayoutError(f"the first component, and only it, must be the base: {names}")
