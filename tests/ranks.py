@@ -68,9 +68,10 @@ class Rank:
         store: Any = None,
         io: Any = None,
         layers: Mapping[str, int] = NUM_LAYERS,
+        has_events: bool = False,
         **config: Any,
     ) -> None:
-        """`layers` of each pool, in order."""
+        """`layers` of each pool, in order; `has_events`: rank 0 tells routers what it holds."""
         self.rank = rank
         self.device, self.host = make_pools(num_device, num_host, layers)
         self.page_bytes = {name: pool.spec.page_bytes for name, pool in self.host.items()}
@@ -81,7 +82,9 @@ class Rank:
         depth = int(os.environ.get(DEPTH_VARIABLE, "1"))
         config = {"page_size": PAGE_SIZE, "window_tokens": WINDOW, "tick_depth": depth, **config}
         self.cache = HiCache(
-            CacheConfig(**config), self.device, self.host, self.store, group, self.io
+            CacheConfig(**config),
+            *(self.device, self.host, self.store, group, self.io),
+            has_events=has_events and rank == 0,
         )
 
     @property

@@ -7,7 +7,6 @@ import ranks  # not from: one depth of the tick is enough here
 from router import Router
 
 from hicache_ext.agreement.local import LocalGroup
-from hicache_ext.cache import HiCache
 from hicache_ext.errors import HiCacheError, LayoutError, TreeError
 from hicache_ext.events import block_hash
 from hicache_ext.history import History, Matched
@@ -24,16 +23,9 @@ PAGE = ranks.PAGE_SIZE
 def make_rank():
     made = []
 
-    def make(has_events=False, **kwargs):
-        rank = ranks.Rank(0, LocalGroup(), **kwargs)
-        if has_events:
-            rank.cache.close()
-            cache = rank.cache
-            rank.cache = HiCache(
-                cache.config, rank.device, rank.host, rank.store, LocalGroup(), rank.io, True
-            )
-        made.append(rank)
-        return rank
+    def make(**kwargs):
+        made.append(ranks.Rank(0, LocalGroup(), **kwargs))
+        return made[-1]
 
     yield make
     for rank in made:
@@ -114,6 +106,24 @@ def test_namespaces_do_not_meet_in_a_store(make_rank):
     ops = [second.cache.prefetch(tokens, name) for name in names]
     hits = {record.op_id: record.num_hit_tokens for record in second.cache.drain()}
     assert [hits[op] for op in ops] == [0, 40, 0, 0]
+
+
+def test_one_of_two_ranks_listens_and_both_stay_alike(monkeypatch):
+    monkeypatch.setenv("HICACHE_CHECK", "full")  # compares every call of the trees but these
+    pair, router, tokens = ranks.Ranks(2, has_events=True), Router(PAGE), list(range(41))
+    pair.each(lambda r: r.put("full", ranks.keys_of_pages(tokens)))
+    pair.each(lambda r: r.put("swa", ranks.keys_of_pages(tokens)))
+    pair.each(lambda r: r.cache.prefetch(tokens))
+    pair.drain()
+    first, second = pair
+    router.take(first.cache.take_events())
+    assert len(router.blocks["CPU"]) == 10 and second.cache.take_events() == []
+    late = Router(PAGE)
+    late.take(first.cache.take_snapshot())
+    pair.each(lambda r: r.cache.flush())
+    pair.tick()
+    assert late.blocks["CPU"] and first.cache.take_events() == [{"type": "AllBlocksCleared"}]
+    pair.each(lambda r: r.close())
 
 
 # --- bigram keys ----------------------------------------------------------------------------------
