@@ -13,7 +13,7 @@ from tree_checks import compare
 from tree_event_ops import Listener
 from tree_keys import GENERATORS, page_keys
 from tree_model import DEVICE, HOST
-from tree_model_evict import EvictingModel
+from tree_model_duplicates import FullModel
 from tree_ops import OPS
 from tree_pools import Pool
 from tree_ranks import Ranks
@@ -48,7 +48,7 @@ class Fuzz:
         trees = [self.make_tree(*policies) for _ in range(num_ranks)]
         self.ranks = Ranks(trees, MASKS[:num_ranks])
         self.each, self.tree = self.ranks.each, self.ranks.trees[0]
-        self.model = EvictingModel(window, states=has_states, strategy=strategy, gaps=has_gaps)
+        self.model = FullModel(window, states=has_states, strategy=strategy, gaps=has_gaps)
         self.kinds = self.model.kinds
         self.pools = {
             (kind, tier): Pool(rng.randint(8, MAX_PAGES)) for kind in self.kinds for tier in TIERS

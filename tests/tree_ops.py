@@ -141,6 +141,17 @@ def evict(fuzz):
 
 
 @op(1)
+def drop_duplicates(fuzz):
+    wanted = {kind: fuzz.rng.randint(0, 5) for kind in fuzz.kinds if fuzz.rng.random() < 0.7}
+    result = fuzz.each("drop_duplicates", wanted)
+    freed = fuzz.model.drop_duplicates(wanted)
+    assert result.host == freed and not any(result.device.values())
+    for kind in fuzz.kinds:
+        pool = fuzz.pools[kind, HOST]
+        pool.give_back(freed[kind], pool.attached)
+
+
+@op(1)
 def coldest(fuzz):
     kind, tier = fuzz.rng.choice(fuzz.kinds), fuzz.rng.choice((DEVICE, HOST))
     count = fuzz.rng.randint(0, 9)

@@ -49,6 +49,9 @@ class RankTree:
     def evict(self, tier, num_pages):
         return self._freed(self.tree.evict(tier, num_pages))
 
+    def drop_duplicates(self, num_pages):
+        return self._freed(self.tree.drop_duplicates(num_pages))
+
     def clear(self, tier):
         return self._freed(self.tree.clear(tier))
 
