@@ -14,8 +14,8 @@ from hicache_ext.events import MEDIUM, block_hash, router_events
 from hicache_ext.keys import namespace_seed, page_keys_py
 from hicache_ext.namespace import Namespace
 from hicache_ext.tier import Tier
-from hicache_ext.tree import Full, HostPaths, KeyUnit, RadixTree, pack_tokens
-from hicache_ext.tree.events import EventKind, PageEvent, TreeEvents
+from hicache_ext.tree import Full, KeyUnit, RadixTree, pack_tokens
+from hicache_ext.tree.events import EventKind, PageEvent
 
 DEVICE, HOST = Tier.DEVICE, Tier.HOST
 
@@ -181,34 +181,38 @@ def test_without_msgspec_encode_says_so(monkeypatch):
 def blocks_of(tree):
     """By medium: block, parent, tokens and namespace of each page of the base, from the nodes."""
     found = {medium: {} for medium in MEDIUM.values()}
-    state = tree._state
-    for node in state.nodes.values():
-        for tier, medium in MEDIUM.items():
-            if node.parts[0].pages[tier] is None:
-                continue
-            chain = [block_hash(key) for key in tree.keys(node.id)]
-            ids = state.unit.unpack(node.key)
-            for i in range(node.num_pages):
-                at = node.start + i
-                parent = chain[at - 1] if at else None
-                run = ids[i * tree.page_size : (i + 1) * tree.page_size]
-                found[medium][chain[at]] = parent, tuple(run), node.namespace
+    for row in tree.rows():
+        chain = [None, *(block_hash(key) for key in tree.keys(row.id))]
+        ids, size = tree.unit.unpack(row.key), tree.page_size
+        num_pages = len(ids) // size
+        for pages, medium in zip(
+            (row.parts[0].device, row.parts[0].host), MEDIUM.values(), strict=True
+        ):
+            for i in range(num_pages if pages is not None else 0):
+                parent, block = chain[i - num_pages - 1], chain[i - num_pages]
+                found[medium][block] = parent, tuple(ids[i * size : (i + 1) * size]), row.namespace
     return found
 
 
 class EventFuzz(Fuzz):
-    """The tree's fuzz with a router that hears the first rank's events, at random times; no other
-    rank has events, and yet all must stay alike.
+    """The tree's fuzz with a router that hears its events, at random times; no other rank has
+    events, and yet all must stay alike.
     """
+
+    num_trees = 0
 
     def __init__(self, seed):
         super().__init__(seed)
-        self.tree._state.events = TreeEvents()
         self.weights[[op.__name__ for op in OPS].index("events")] = 0  # it would take ours
-        has_gaps = self.tree._state.host_paths is HostPaths.GAPS
+        has_gaps = self.model.gaps
         self.router = Router(self.page_size, has_gaps)
         self.late = lambda: Router(self.page_size, has_gaps)
         self.listen = random.Random(seed)
+
+    def make_tree(self, *policies):
+        self.has_events = self.num_trees == 0
+        self.num_trees += 1
+        return super().make_tree(*policies)
 
     def verify(self):
         super().verify()
@@ -234,12 +238,14 @@ class EventFuzz(Fuzz):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_events_alone_rebuild_the_tree(seed):
+@pytest.mark.parametrize("tree_core", ["python", "native"], indirect=True)
+def test_events_alone_rebuild_the_tree(seed, tree_core):
     EventFuzz(seed).run(60)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("first", range(0, 400, 100))
-def test_events_alone_rebuild_the_tree_long(first):
+@pytest.mark.parametrize("tree_core", ["python", "native"], indirect=True)
+def test_events_alone_rebuild_the_tree_long(first, tree_core):
     for seed in range(first, first + 100):
         EventFuzz(seed).run(200)

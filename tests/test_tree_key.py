@@ -64,23 +64,6 @@ def test_node_keys_are_the_chain_of_the_path_before_and_after_splits():
     tree.check_integrity()
 
 
-def test_keys_are_computed_once_and_only_when_asked_for():
-    calls = []
-
-    def counting(packed, page_size, seed):
-        calls.append(len(packed) // (4 * page_size))
-        return page_keys_py(packed, page_size, seed)
-
-    tree = RadixTree(4, (Full(),), page_keys=counting)
-    top = tree.insert(tokens(1, 2), {"full": [0, 1]}).node
-    end = tree.insert(tokens(1, 2, 3), {"full": [0, 1, 2]}).node
-    assert calls == []
-    tree.keys(top)
-    tree.keys(end)
-    tree.keys(end)
-    assert calls == [2, 1]
-
-
 def test_the_digest_tells_different_calls_apart():
     digests = set()
     for call in (
