@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         page_ids_of_tokens,
         scatter_pages,
     )
+    from hicache_ext.flow.backup_line import WritePolicy
     from hicache_ext.host_buffer import HostBuffer
     from hicache_ext.match import Match
     from hicache_ext.namespace import Namespace
@@ -48,6 +49,7 @@ __all__ = [
     "Slots",
     "Tier",
     "TorchGroup",
+    "WritePolicy",
     "copy_pages",
     "gather_pages",
     "gather_slots",
@@ -71,6 +73,7 @@ _HOMES = {
         "page_ids_of_tokens",
         "scatter_pages",
     ),
+    "flow.backup_line": ("WritePolicy",),
     "host_buffer": ("HostBuffer",),
     "match": ("Match",),
     "namespace": ("Namespace",),

@@ -49,6 +49,7 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         require_kind("key_unit", self.key_unit, KeyUnit)
+        require_kind("write_policy", self.write_policy, WritePolicy)
         if self.page_size <= 0:
             raise LayoutError(f"page_size={self.page_size} must be positive")
         if self.window_tokens is not None and self.window_tokens <= 0:

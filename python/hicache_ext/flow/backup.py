@@ -40,6 +40,11 @@ class BackupRequest:
         """A victim of write-back, which is looked for anew rather than tried again."""
         return self.last is not None
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether its node is sure to be there when it begins."""
+        return self._pin is not None
+
     def pin(self, tree: RadixTree, num_pages: Mapping[str, int]) -> None:
         """Keeps the last pages before the node's end on the device until the backup begins."""
         self._pin = tree.lock(self.node, Tier.DEVICE, num_pages)

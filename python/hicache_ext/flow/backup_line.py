@@ -101,7 +101,11 @@ class BackupLine:
         while self._waiting and not isinstance(self._waiting[0], StoreSwitch):
             request = self._waiting.popleft()
             assert isinstance(request, BackupRequest)
-            if not op.take(request, self._policy.batch_pages):
+            if request.is_pinned or self._is_alive(request.node):
+                is_taken = op.take(request, self._policy.batch_pages)
+            else:
+                is_taken = True  # evicted while it waited: nothing is left of it
+            if not is_taken:
                 stay.append(request)
         self._waiting.extendleft(reversed(stay))
 
@@ -118,12 +122,12 @@ class BackupLine:
             return
         due = [request for at, request in self._retries if at <= epoch]
         self._retries = [(at, request) for at, request in self._retries if at > epoch]
-        self._waiting.extend(request for request in due if self._is_alive(request.node))
+        self._waiting.extend(due)
 
     def _is_alive(self, node: int) -> bool:
         try:
             self._ctx.tree.num_tokens(node)
-        except TreeError:  # evicted meanwhile
+        except TreeError:
             return False
         return True
 
