@@ -10,6 +10,7 @@ from ranks import Ranks
 from spans import fill_stores, make_tokens, num_attached
 
 from hicache_ext.flow.op import Phase
+from hicache_ext.flow.prefetch_rules import PrefetchPolicy, PrefetchRules
 from hicache_ext.flow.read import READ_BATCH_BYTES, read_leading
 from hicache_ext.flow.record import Outcome
 from hicache_ext.pool import PageState
@@ -99,6 +100,27 @@ def test_a_read_in_batches_ends_at_the_first_gap(num_pages: int, lost: int | Non
     num_read, error = read_leading(Store(), "full", keys, pages, threading.Event())  # type: ignore[arg-type]
     assert error is None and num_read == (num_pages if lost is None else min(lost, num_pages))
     assert asked == keys[: (num_read // num_batch_pages + 1) * num_batch_pages]
+
+
+def test_an_abort_while_the_reads_stop() -> None:
+    """The deadline has passed, the last batch is under way, and then the client leaves."""
+    ranks = Ranks(2, make_io=ManualIo, prefetch=PrefetchRules(PrefetchPolicy.BEST_EFFORT))
+    tokens = make_tokens(6)
+    fill_stores(ranks, tokens)
+    op_id = ranks.each(lambda r: r.cache.prefetch(tokens))[0]
+    ranks.tick()
+    ranks.each(lambda r: r.io.run())
+    ranks.tick(), ranks.tick()
+    assert ranks.each(lambda r: r.cache.poll(op_id)) == [False, False]
+    ranks.tick()
+    assert ranks[0].cache._prefetches[op_id].phase == Phase.STOP
+    ranks[0].cache.abort(op_id)
+    ranks.tick()
+    assert num_in_io(ranks) == [(6, 3), (6, 3)]
+    ranks.each(lambda r: r.io.run())
+    assert [records[0].outcome for records in ranks.drain()] == [Outcome.ABORTED] * 2
+    ranks.check_idle()
+    ranks.close()
 
 
 def test_an_abort_waits_for_the_reads_of_all_ranks() -> None:

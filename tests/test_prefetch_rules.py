@@ -130,6 +130,45 @@ def test_bad_rules(bad: dict[str, Any]) -> None:
         PrefetchRules(**bad)
 
 
+def on_the_device_alone(ranks: Ranks, num_pages: int) -> None:
+    """Pages of which no host copy is made: they are inserted into the tree itself."""
+    tokens = list(range(num_pages * PAGE_SIZE))
+    for rank in ranks:
+        pages = rank.cache.alloc({"full": num_pages, "swa": num_pages})
+        assert pages is not None
+        given = {name: list(ids) for name, ids in pages.items()}
+        result = rank.cache.tree.insert(tokens, given)
+        rank.cache.pools.settle(Tier.DEVICE, given, result.released)
+
+
+@pytest.mark.parametrize(("num_stored", "num_gained"), [(4, 0), (5, 1), (6, 2)])
+@pytest.mark.parametrize("threshold", [0, 2])
+def test_what_the_device_has_is_no_gain(
+    num_ranks: int, num_stored: int, num_gained: int, threshold: int
+) -> None:
+    ranks = Ranks(num_ranks, prefetch=PrefetchRules(threshold_tokens=threshold * PAGE_SIZE))
+    tokens = make_tokens(8, start=0)
+    keys = fill_stores(ranks, tokens)
+    ranks.each(lambda r: r.store.remove("full", keys[num_stored:]))
+    on_the_device_alone(ranks, 4)
+    assert ask(ranks, tokens[: (4 + threshold) * PAGE_SIZE]) in (
+        Refusal.BELOW_THRESHOLD,
+        Refusal.NOTHING_LACKS,
+    )
+    for record in prefetch(ranks, tokens):
+        assert (record.num_matched_tokens, record.num_device_tokens) == (0, 4 * PAGE_SIZE)
+        lost(record)
+        if num_gained == 0:
+            assert record.outcome == Outcome.MISS
+        elif num_gained < threshold:
+            assert record.outcome == Outcome.BELOW_THRESHOLD
+        else:
+            assert record.outcome == Outcome.COMMITTED
+            assert record.num_agreed_tokens == num_stored * PAGE_SIZE
+    ranks.check_idle()
+    ranks.close()
+
+
 # -- asked again -------------------------------------------------------------------------------
 
 AGAIN = PrefetchRules(max_queries=3, retry_ticks=4)
@@ -194,6 +233,14 @@ def test_who_polls_does_not_wait_for_another_query(num_ranks: int) -> None:
     assert ranks.each(lambda r: r.cache.poll(1)) == [True] * num_ranks
     for (record,) in ranks.drain():
         assert record.outcome == Outcome.MISS and record.num_queries == 1
+    ranks.close()
+
+
+def test_who_has_polled_before_the_miss_does_not_wait_either(num_ranks: int) -> None:
+    ranks = Ranks(num_ranks, prefetch=AGAIN)
+    ask(ranks, make_tokens(6))
+    ranks.each(lambda r: r.cache.poll(1))
+    assert [mine[0].outcome for mine in ranks.tick()] == [Outcome.MISS] * num_ranks
     ranks.close()
 
 

@@ -71,7 +71,7 @@ class PrefetchOp(Op):
     def start(self) -> None:
         if self._span is None and self._deadline_s is None:  # rested after a miss
             rest = find_rest(self._ctx.tree, self._request)
-            if rest is not None and rest.num_device_pages < self.num_pages:
+            if rest is not None:
                 self._span = self._take(rest, self.num_pages)
         if self._span is None or self._ctx.store is None:
             self._search = EndpointSearch([])  # it is here by now, or nobody waits for it
