@@ -237,7 +237,7 @@ class EventFuzz(Fuzz):
         assert not any(self.router.blocks.values())
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("tree_core", ["python", "native"], indirect=True)
 def test_events_alone_rebuild_the_tree(seed, tree_core):
     EventFuzz(seed).run(60)
