@@ -16,7 +16,7 @@ from traffic import Traffic
 NUM_STEPS = 60
 
 
-def run_seed(seed: int) -> StreamCopies:
+def run_seed(seed: int) -> tuple[StreamCopies, Traffic]:
     with stream_copies(seed) as copies:
         try:
             traffic = Traffic(seed, copies)
@@ -26,17 +26,19 @@ def run_seed(seed: int) -> StreamCopies:
         except BaseException:
             print(f"\nHICACHE_FUZZ_SEED={seed} replays this")
             raise
-    return copies
+    return copies, traffic
 
 
 def test_random_traffic_with_copies_on_streams() -> None:
     fixed = os.environ.get("HICACHE_FUZZ_SEED")
     runs = [run_seed(seed) for seed in ([int(fixed)] if fixed else range(20))]
     if not fixed:
-        num_late = sum(copies.num_late for copies in runs)
-        num_waits = sum(copies.num_waits for copies in runs)
+        num_late = sum(copies.num_late for copies, _ in runs)
+        num_waits = sum(copies.num_waits for copies, _ in runs)
+        aborted_in = {phase for _, traffic in runs for phase in traffic.aborted_in}
         assert num_late > 1000, "the copies were over before anybody could be in their way"
         assert num_waits > 100, "nobody was in the way of a copy"
+        assert aborted_in >= {"QUERY", "RESERVE", "READ", "DRAIN"}, aborted_in
 
 
 @pytest.mark.long

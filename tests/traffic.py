@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from manual_io import ManualIo
-from ranks import PAGE_SIZE, Rank, Ranks, check_device, keys_of_pages, read_page
+from ranks import NUM_LAYERS, PAGE_SIZE, Rank, Ranks, check_device, keys_of_pages, read_page
 from stream_copies import StreamCopies
 
+from hicache_ext.flow.backup_line import WritePolicy
 from hicache_ext.flow.prefetch_rules import PrefetchRules, ShortWindow
 from hicache_ext.match import Match
 from hicache_ext.pool import PageState
 from hicache_ext.storage.faulty import Answer
 from hicache_ext.tier import Tier
+from hicache_ext.tree import Strategy
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Traffic:
         host_sizes = [self.random.choice([6, 16, 40])] * num_ranks
         if self.random.random() < 0.3:  # the vote must make up for it
             host_sizes = [self.random.choice([6, 10, 16, 40]) for _ in range(num_ranks)]
+        has_mamba = self.random.random() < 0.3
         self.ranks = Ranks(
             num_ranks,
             make_io=ManualIo,
@@ -52,7 +56,14 @@ class Traffic:
             prefetch=PrefetchRules(short_window=self.random.choice(list(ShortWindow))),
             num_slots=self.random.choice([1, 2, 64]),
             num_endpoint_lanes=self.random.choice([1, 3, 128]),
+            has_mamba=has_mamba,
+            layers={**NUM_LAYERS, "mamba": 1} if has_mamba else NUM_LAYERS,
+            write_policy=self.random.choice(list(WritePolicy)),
+            backup_batch_pages=self.random.choice([1, 3, 1024]),
+            load_back_threshold_tokens=self.random.choice([0, 0, 2 * PAGE_SIZE]),
+            evict_strategy=self.random.choice([strategy.value for strategy in Strategy]),
         )
+        self.kinds = list(self.ranks[0].device)
         self.write, self.last_read = copies.write, copies.read
         for rank in self.ranks:
             copies.pin([*rank.device.values(), *rank.host.values()])
@@ -62,6 +73,7 @@ class Traffic:
         if self.random.random() < 0.7:
             self._fill_stores()
         self.op_ids: list[int] = []
+        self.aborted_in: Counter[str] = Counter()  # phases of prefetches at their abort
         self.held: list[Request] = []
         self.is_quiet = False  # publish and apply with nothing in between
 
@@ -82,7 +94,7 @@ class Traffic:
         for prompt in self.prompts:
             keys = keys_of_pages(prompt.tokens, prompt.namespace)
             for rank, fault in zip(self.ranks, self.faults, strict=True):
-                for pool in ("full", "swa"):
+                for pool in self.kinds:
                     rank.put(pool, [key for key in keys if fault.random() < 0.97])
 
     # -- requests ----------------------------------------------------------------------------
@@ -116,21 +128,22 @@ class Traffic:
         num_new = min(prompt.num_pages - num_done, self.random.choice([1, 2, 4, 10]))
         if num_new <= 0:
             return
-        new = self.ranks.each(lambda r: r.cache.alloc({"full": num_new, "swa": num_new}))
+        need = {name: 1 if name == "mamba" else num_new for name in self.kinds}
+        new = self.ranks.each(lambda r: r.cache.alloc(need))
         assert len({pages is None for pages in new}) == 1
         if new[0] is None:
             return
-        gives_up = self.random.random() < 0.1
+        gives_up, priority = self.random.random() < 0.1, self.random.choice([0, 0, 3])
         tokens = prompt.tokens[: (num_done + num_new) * PAGE_SIZE]
         for rank, match, pages in zip(self.ranks, matches, new, strict=True):
-            holes = [-1] * num_done
-            filled = {name: holes + ids for name, ids in pages.items()}
+            num_pages = num_done + num_new
+            filled = {name: [-1] * (num_pages - len(ids)) + ids for name, ids in pages.items()}
             rank.write_device(tokens, filled, prompt.namespace, self.write)
             if gives_up:
                 rank.cache.free(pages)
             else:
-                given = {name: match.pages[name] + pages[name] for name in pages}
-                rank.cache.insert(match, tokens, given)
+                given = {name: match.pages[name] + filled[name][num_done:] for name in pages}
+                rank.cache.insert(match, tokens, given, priority)
         if self.random.random() < 0.5:  # to look is to wait for copies under way
             self._check(request)
 
@@ -145,8 +158,9 @@ class Traffic:
         for rank, match in zip(self.ranks, request.matches, strict=True):
             num_pages = match.num_device_tokens // PAGE_SIZE
             window = match.pages["swa"][-3:]
-            assert len(match.pages["full"]) == num_pages == len(match.pages["swa"])
+            assert {len(ids) for ids in match.pages.values()} == {num_pages}
             assert -1 not in match.pages["full"] and -1 not in window
+            assert -1 not in match.pages.get("mamba", [])[-1:]
             tokens = request.prompt.tokens[: match.num_device_tokens]
             check_device(rank, tokens, match.pages, request.prompt.namespace, read)
             for name, ids in match.pages.items():
@@ -162,8 +176,12 @@ class Traffic:
             self.op_ids.append(op_ids[0])
 
     def abort(self) -> None:
+        """Mostly of a prefetch that is in flight, in whatever phase; often not on all ranks."""
+        held = self.ranks[0].cache._engine._ops._held.values()
+        phases = {op.op_id: op.phase.name for op in held if op.op_id in self.op_ids}
         if self.op_ids:
-            op_id = self.random.choice(self.op_ids[-3:])
+            op_id = self.random.choice(list(phases) or self.op_ids)
+            self.aborted_in.update([phases.get(op_id, "over or in line")])
             whom = [r for r in self.ranks if self.random.random() < 0.7]
             for rank in whom:
                 rank.cache.abort(op_id)
@@ -172,7 +190,7 @@ class Traffic:
 
     def evict(self) -> None:
         tier = self.random.choice([Tier.DEVICE, Tier.HOST])
-        need = {name: self.random.randrange(5) for name in ("full", "swa")}
+        need = {name: self.random.randrange(5) for name in self.kinds}
         self.ranks.each(lambda r: r.cache.evict(tier, need))
 
     def flush(self) -> None:
@@ -183,7 +201,7 @@ class Traffic:
     def lose(self) -> None:
         """Each store loses pages of its own; a rank that lost one must not go its own way."""
         for rank, fault in zip(self.ranks, self.faults, strict=True):
-            for pool in ("full", "swa"):
+            for pool in self.kinds:
                 keys = list(rank.store.inner._pages[pool])
                 if keys and fault.random() < 0.3:
                     key = fault.choice(keys)
@@ -199,7 +217,7 @@ class Traffic:
             if fault.random() < 0.3:
                 faults.raising = {fault.choice(["exists", "read_into", "write_from"])}
             if fault.random() < 0.3:
-                faults.answers = {fault.choice(["full", "swa"]): fault.choice(list(Answer))}
+                faults.answers = {fault.choice(self.kinds): fault.choice(list(Answer))}
             if fault.random() < 0.3:
                 faults.write_rate = 0.3
 
@@ -225,7 +243,7 @@ class Traffic:
             (self.load_back, 1),
             (self.release, 3),
             (self.prefetch, 3),
-            (self.abort, 1),
+            (self.abort, 2),
             (self.evict, 1),
             (self.flush, 1),
             (self.lose, 1),
@@ -249,10 +267,11 @@ class Traffic:
             self.release()
         self.ranks.each(lambda r: r.wait_for_copies())
         is_closed = self.ranks[0].cache._engine._closed
-        for _ in range(0 if is_closed else 1000):
+        for _ in range(0 if is_closed else 20_000):  # the emulated GPU moves as it is asked
             if not self.ranks[0].cache.num_in_flight:
                 break
             self.tick()
+        assert is_closed or not self.ranks[0].cache.num_in_flight
         self.ranks.check_idle()
         for prompt in self.prompts:
             self.ranks.each(lambda r, p=prompt: r.check_host(p.tokens, p.namespace))
