@@ -12,7 +12,7 @@ from ranks import NUM_LAYERS, PAGE_SIZE, Rank, Ranks, check_device, keys_of_page
 from stream_copies import StreamCopies
 
 from hicache_ext.flow.backup_line import WritePolicy
-from hicache_ext.flow.prefetch_rules import PrefetchRules, ShortWindow
+from hicache_ext.flow.prefetch_rules import PrefetchPolicy, PrefetchRules, ShortWindow
 from hicache_ext.match import Match
 from hicache_ext.pool import PageState
 from hicache_ext.storage.faulty import Answer
@@ -53,7 +53,7 @@ class Traffic:
             make_io=ManualIo,
             num_device=self.random.choice([12, 24]),
             num_host=host_sizes,
-            prefetch=PrefetchRules(short_window=self.random.choice(list(ShortWindow))),
+            prefetch=self._make_rules(),
             num_slots=self.random.choice([1, 2, 64]),
             num_endpoint_lanes=self.random.choice([1, 3, 128]),
             has_mamba=has_mamba,
@@ -76,6 +76,17 @@ class Traffic:
         self.aborted_in: Counter[str] = Counter()  # phases of prefetches at their abort
         self.held: list[Request] = []
         self.is_quiet = False  # publish and apply with nothing in between
+
+    def _make_rules(self) -> PrefetchRules:
+        return PrefetchRules(
+            policy=self.random.choice(list(PrefetchPolicy)),
+            timeout_s=self.random.choice([0.0, 1000.0]),
+            threshold_tokens=self.random.choice([0, 0, PAGE_SIZE]),
+            max_tokens=self.random.choice([None, 5 * PAGE_SIZE]),
+            max_queries=self.random.choice([1, 3]),
+            retry_ticks=self.random.choice([1, 4]),
+            short_window=self.random.choice(list(ShortWindow)),
+        )
 
     def _make_prompts(self) -> list[Prompt]:
         """Shared prefixes, branches inside pages, a few lone sequences, two tenants."""
@@ -175,12 +186,19 @@ class Traffic:
         if op_ids[0] is not None:
             self.op_ids.append(op_ids[0])
 
+    def poll(self) -> None:
+        """The requests of some prefetches could go on; every rank hears the same."""
+        for op_id in self.op_ids[-3:]:
+            assert len(set(self.ranks.each(lambda r, op=op_id: r.cache.poll(op)))) == 1
+
     def abort(self) -> None:
         """Mostly of a prefetch that is in flight, in whatever phase; often not on all ranks."""
         held = self.ranks[0].cache._engine._ops._held.values()
         phases = {op.op_id: op.phase.name for op in held if op.op_id in self.op_ids}
         if self.op_ids:
-            op_id = self.random.choice(list(phases) or self.op_ids)
+            phase = self.random.choice([*sorted(set(phases.values())), ""])
+            in_it = [op_id for op_id, now in phases.items() if now == phase]
+            op_id = self.random.choice(in_it or self.op_ids)
             self.aborted_in.update([phases.get(op_id, "over or in line")])
             whom = [r for r in self.ranks if self.random.random() < 0.7]
             for rank in whom:
@@ -243,6 +261,7 @@ class Traffic:
             (self.load_back, 1),
             (self.release, 3),
             (self.prefetch, 3),
+            (self.poll, 2),
             (self.abort, 2),
             (self.evict, 1),
             (self.flush, 1),
