@@ -38,6 +38,7 @@ def test_random_traffic_with_copies_on_streams() -> None:
         aborted_in = {phase for _, traffic in runs for phase in traffic.aborted_in}
         assert num_late > 1000, "the copies were over before anybody could be in their way"
         assert num_waits > 100, "nobody was in the way of a copy"
+        assert sum(traffic.retraction.num_restored for _, traffic in runs) > 2
         assert aborted_in >= {"QUERY", "RESERVE", "READ", "DRAIN"}, aborted_in
 
 

@@ -5,37 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from manual_io import ManualIo
-from ranks import NUM_LAYERS, PAGE_SIZE, Rank, Ranks, check_device, keys_of_pages, read_page
+from ranks import PAGE_SIZE, Rank, check_device, keys_of_pages, read_page
+from retraction import Retraction
 from stream_copies import StreamCopies
+from traffic_setup import Request, make_prompts, make_ranks
 
-from hicache_ext.flow.backup_line import WritePolicy
-from hicache_ext.flow.prefetch_rules import PrefetchPolicy, PrefetchRules, ShortWindow
-from hicache_ext.match import Match
 from hicache_ext.pool import PageState
 from hicache_ext.storage.faulty import Answer
 from hicache_ext.tier import Tier
-from hicache_ext.tree import Strategy
-
-
-@dataclass(frozen=True)
-class Prompt:
-    tokens: list[int]
-    namespace: bytes
-
-    @property
-    def num_pages(self) -> int:
-        return len(self.tokens) // PAGE_SIZE
-
-
-@dataclass
-class Request:
-    """A prompt and the match of each rank."""
-
-    prompt: Prompt
-    matches: list[Match]
 
 
 class Traffic:
@@ -43,62 +21,21 @@ class Traffic:
 
     def __init__(self, seed: int, copies: StreamCopies) -> None:
         self.random = random.Random(seed)
-        num_ranks = self.random.choice([1, 2, 2, 3])
-        host_sizes = [self.random.choice([6, 16, 40])] * num_ranks
-        if self.random.random() < 0.3:  # the vote must make up for it
-            host_sizes = [self.random.choice([6, 10, 16, 40]) for _ in range(num_ranks)]
-        has_mamba = self.random.random() < 0.3
-        self.ranks = Ranks(
-            num_ranks,
-            make_io=ManualIo,
-            num_device=self.random.choice([12, 24]),
-            num_host=host_sizes,
-            prefetch=self._make_rules(),
-            num_slots=self.random.choice([1, 2, 64]),
-            num_endpoint_lanes=self.random.choice([1, 3, 128]),
-            has_mamba=has_mamba,
-            layers={**NUM_LAYERS, "mamba": 1} if has_mamba else NUM_LAYERS,
-            write_policy=self.random.choice(list(WritePolicy)),
-            backup_batch_pages=self.random.choice([1, 3, 1024]),
-            load_back_threshold_tokens=self.random.choice([0, 0, 2 * PAGE_SIZE]),
-            evict_strategy=self.random.choice([strategy.value for strategy in Strategy]),
-        )
+        self.ranks = make_ranks(self.random)
         self.kinds = list(self.ranks[0].device)
         self.write, self.last_read = copies.write, copies.read
         for rank in self.ranks:
             copies.pin([*rank.device.values(), *rank.host.values()])
             rank.store.content = rank.content
         self.faults = [random.Random(seed * 1000 + r.rank) for r in self.ranks]
-        self.prompts = self._make_prompts()
+        self.prompts = make_prompts(self.random)
         if self.random.random() < 0.7:
             self._fill_stores()
         self.op_ids: list[int] = []
         self.aborted_in: Counter[str] = Counter()  # phases of prefetches at their abort
         self.held: list[Request] = []
+        self.retraction = Retraction(self)
         self.is_quiet = False  # publish and apply with nothing in between
-
-    def _make_rules(self) -> PrefetchRules:
-        return PrefetchRules(
-            policy=self.random.choice(list(PrefetchPolicy)),
-            timeout_s=self.random.choice([0.0, 1000.0]),
-            threshold_tokens=self.random.choice([0, 0, PAGE_SIZE]),
-            max_tokens=self.random.choice([None, 5 * PAGE_SIZE]),
-            max_queries=self.random.choice([1, 3]),
-            retry_ticks=self.random.choice([1, 4]),
-            short_window=self.random.choice(list(ShortWindow)),
-        )
-
-    def _make_prompts(self) -> list[Prompt]:
-        """Shared prefixes, branches inside pages, a few lone sequences, two tenants."""
-        system = [self.random.randrange(50) for _ in range(self.random.randrange(4, 24))]
-        prompts: list[list[int]] = []
-        for _ in range(6):
-            base = self.random.choice([system, [], *prompts])
-            cut = self.random.randrange(len(base) + 1)
-            tail = [self.random.randrange(50) for _ in range(self.random.randrange(1, 24))]
-            prompts.append((base[:cut] if self.random.random() < 0.3 else base) + tail)
-        tenants = [b"", self.random.choice([b"", b"lora"])]
-        return [Prompt(p[: 10 * PAGE_SIZE], self.random.choice(tenants)) for p in prompts]
 
     def _fill_stores(self) -> None:
         """What an earlier process has left in L3, on each rank with gaps of its own."""
@@ -139,24 +76,37 @@ class Traffic:
         num_new = min(prompt.num_pages - num_done, self.random.choice([1, 2, 4, 10]))
         if num_new <= 0:
             return
-        need = {name: 1 if name == "mamba" else num_new for name in self.kinds}
-        new = self.ranks.each(lambda r: r.cache.alloc(need))
-        assert len({pages is None for pages in new}) == 1
-        if new[0] is None:
+        new = self.alloc_filled(request, num_new)
+        if new is None:
             return
         gives_up, priority = self.random.random() < 0.1, self.random.choice([0, 0, 3])
         tokens = prompt.tokens[: (num_done + num_new) * PAGE_SIZE]
         for rank, match, pages in zip(self.ranks, matches, new, strict=True):
-            num_pages = num_done + num_new
-            filled = {name: [-1] * (num_pages - len(ids)) + ids for name, ids in pages.items()}
-            rank.write_device(tokens, filled, prompt.namespace, self.write)
             if gives_up:
                 rank.cache.free(pages)
             else:
-                given = {name: match.pages[name] + filled[name][num_done:] for name in pages}
+                given = {name: match.pages[name] + pages[name] for name in pages}
                 rank.cache.insert(match, tokens, given, priority)
         if self.random.random() < 0.5:  # to look is to wait for copies under way
             self._check(request)
+
+    def alloc_filled(self, request: Request, num_new: int) -> list[dict[str, list[int]]] | None:
+        """What a forward pass has written behind the match: by rank, one id per page and pool, a
+        state for the last page only. None if L1 is full.
+        """
+        need = {name: min(1, num_new) if name == "mamba" else num_new for name in self.kinds}
+        new = self.ranks.each(lambda r: r.cache.alloc(need))
+        assert len({pages is None for pages in new}) == 1
+        if new[0] is None:
+            return None
+        num_done = len(request.matches[0].pages["full"])
+        tokens = request.prompt.tokens[: (num_done + num_new) * PAGE_SIZE]
+        for rank, pages in zip(self.ranks, new, strict=True):
+            for name, ids in pages.items():
+                pages[name] = [-1] * (num_new - len(ids)) + ids
+            filled = {name: [-1] * num_done + ids for name, ids in pages.items()}
+            rank.write_device(tokens, filled, request.prompt.namespace, self.write)
+        return new
 
     def release(self) -> None:
         if self.held:
@@ -248,6 +198,7 @@ class Traffic:
         if not self.is_quiet and self.random.random() < 0.3:
             self.random.choice([self.prefill, self.release, self.prefetch, self.abort])()
         self.ranks.each(lambda r: r.cache.apply())
+        self.retraction.settle()
 
     def ticks(self) -> None:
         """An op takes a step in as many."""
@@ -263,6 +214,8 @@ class Traffic:
             (self.prefetch, 3),
             (self.poll, 2),
             (self.abort, 2),
+            (self.retraction.park, 1),
+            (self.retraction.come_back, 2),
             (self.evict, 1),
             (self.flush, 1),
             (self.lose, 1),
@@ -282,21 +235,27 @@ class Traffic:
                 self.ranks.each(lambda r: r.cache.publish())
             self.ranks.each(lambda r: r.cache.close())
         self.is_quiet = True
-        while self.held:
-            self.release()
-        self.ranks.each(lambda r: r.wait_for_copies())
         is_closed = self.ranks[0].cache._engine._closed
+        self.retraction.wind_up(is_closed)
+        self._release_all()
         for _ in range(0 if is_closed else 20_000):  # the emulated GPU moves as it is asked
             if not self.ranks[0].cache.num_in_flight:
                 break
             self.tick()
         assert is_closed or not self.ranks[0].cache.num_in_flight
+        self.retraction.finish(is_closed)
+        self._release_all()
         self.ranks.check_idle()
         for prompt in self.prompts:
             self.ranks.each(lambda r, p=prompt: r.check_host(p.tokens, p.namespace))
         for rank in self.ranks:
             self._check_empty(rank)
         self.ranks.close()
+
+    def _release_all(self) -> None:
+        while self.held:
+            self.release()
+        self.ranks.each(lambda r: r.wait_for_copies())
 
     def _check_empty(self, rank: Rank) -> None:
         """Nothing is locked: the tree gives everything up."""
