@@ -292,23 +292,3 @@ def test_a_read_that_failed_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
     ranks.drain()
     assert caplog.text.count("prefetch read of full failed") == 1
     ranks.close()
-
-
-def test_a_retry_that_waits_for_its_turn_may_be_evicted() -> None:
-    """Each failed backup is tried again alone, and nothing pins those that wait for it."""
-    ranks = Ranks(2, num_host=2)
-    for start in (0, 100):
-        ranks.each(lambda r, start=start: r.cache.release(prefill(r, 3, start)))
-    ranks.drain()
-    for _ in range(200):
-        ranks.each(lambda r: r.cache.publish())
-        if ranks[0].cache.num_in_flight > 1:
-            break
-        ranks.each(lambda r: r.cache.apply())
-    line = ranks[0].cache._backups
-    assert len(line) == 1, "one is under way, one waits"
-    ranks.each(lambda r: r.cache.apply())
-    ranks.each(lambda r: r.cache.evict(Tier.DEVICE, {"full": 32}))
-    ranks.drain()
-    ranks.check_idle()
-    ranks.close()
