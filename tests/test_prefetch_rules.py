@@ -265,6 +265,7 @@ def test_close_while_it_rests() -> None:
     op = ranks[0].cache._prefetches[1]
     ranks.each(lambda r: r.cache.close())
     assert op.record.outcome == Outcome.ABORTED and op.phase == Phase.DONE
+    assert ranks.each(lambda r: r.cache.num_in_flight) == [0, 0]
     ranks.check_idle()
     ranks.close()
 
