@@ -1,5 +1,6 @@
 """The native core of the tree: what the other test_tree_*.py do not ask of both cores."""
 
+import random
 import sys
 from array import array
 
@@ -8,11 +9,11 @@ import pytest
 import test_tree_errors
 import torch
 from tree_fuzz import Fuzz
-from tree_tools import DEVICE
+from tree_tools import DEVICE, HOST
 
 from hicache_ext.errors import LayoutError, TreeError
 from hicache_ext.keys import page_keys, token_hash
-from hicache_ext.tree import Full, RadixTree, Swa
+from hicache_ext.tree import Full, Mamba, RadixTree, Swa
 from hicache_ext.tree.native import NativeTree
 
 laden_tree = test_tree_errors.tree
@@ -169,3 +170,24 @@ def test_what_is_read_costs_no_reference():
     for _ in range(10):
         tree.path_pages(tree.match_prefix(words).node, "full", DEVICE)
     assert sys.getrefcount(page) == before
+
+
+def test_both_cores_drop_the_same_duplicates():
+    for seed in range(8):
+        dropped = []
+        for core in ("python", "native"):
+            draw = random.Random(seed)
+            tree, page = RadixTree(1, (Full(), Swa(3), Mamba()), core=core), 0
+            for _ in range(40):
+                tokens = [draw.randrange(2) for _ in range(draw.randint(1, 7))]
+                ids = range(page, page := page + len(tokens))
+                end = tree.insert(tokens, dict.fromkeys(("full", "swa", "mamba"), ids)).node
+                if plan := tree.begin_backup(end):
+                    counts = plan.num_pages.items()
+                    tree.commit_backup(plan, {n: range(page, page + count) for n, count in counts})
+                    page += max(plan.num_pages.values())
+            tree.lock(end, HOST)
+            wanted = {"full": 3, "swa": 5, "mamba": 2}
+            dropped.append([tree.drop_duplicates(wanted), tree.digest, tree.log.hash])
+            tree.check_integrity()
+        assert dropped[0] == dropped[1] and dropped[0][0].host["full"]
