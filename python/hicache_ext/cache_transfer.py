@@ -75,8 +75,7 @@ class TransferCalls(CacheBase):
             name, reach = component.name, component.need(match.num_tokens // self.config.page_size)
             last = min(reach, match.num_tokens // self.config.page_size)
             device = self.tree.path_pages(match.node, name, Tier.DEVICE, last=last)
-            host = self.tree.path_pages(match.node, name, Tier.HOST, last=last)
-            to_load = sum(d < 0 <= h for d, h in zip(device, host, strict=True))
+            to_load = device.count(-1)  # a match has all that it needs: these are on the host
             need[name] = to_load + (num_new if reach > 1 else min(1, num_new))
         return need
 
