@@ -42,7 +42,8 @@ sanitize: build
 
 # Branch coverage of the tree and the flows, by the tests that are about them.
 COVERED = $(foreach what,tree cache flow window_commit prefetch store_switch tick op_table full_check \
-	divergence event explain retract backup,$(wildcard tests/test_$(what)*.py))
+	divergence event explain retract backup load_back sidecars transfer bad_input \
+	namespace,$(wildcard tests/test_$(what)*.py))
 coverage: build
 	$(BIN)/python -m coverage run -m pytest -q $(COVERED)
 	$(BIN)/python -m coverage report
