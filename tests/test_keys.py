@@ -36,7 +36,7 @@ def test_sha256_reads_unaligned_memory(impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("page_size", [1, 2, 4, 7, 8, 16, 23, 64, 256])
+@pytest.mark.parametrize("page_size", [1, 2, 4, 6, 7, 8, 16, 22, 23, 24, 64, 256])
 @pytest.mark.parametrize("seed", [b"", bytes(range(32))], ids=["no seed", "seed"])
 def test_chain_equals_hashlib(impl: str, page_size: int, seed: bytes) -> None:
     tokens = random.Random(page_size).randbytes(4 * (page_size * 9 + page_size - 1))
