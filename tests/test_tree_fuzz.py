@@ -1,4 +1,5 @@
-"""Seeded random sequences of calls of the tree, on 1 to 4 ranks, against a plain model.
+"""Seeded random sequences of calls of the tree, on 1 to 4 ranks of both cores, against a plain
+model.
 
 A failing seed is printed; `make fuzz SEED=n` replays it.
 """
@@ -7,7 +8,7 @@ import pytest
 from tree_fuzz import Fuzz
 from tree_seeds import NUM_OPS, run_batch, run_many
 
-NUM_BLOCKS, BLOCK = 10, 25  # as many sequences as the time of `make test` allows; the rest is long
+NUM_BLOCKS, BLOCK = 8, 25  # as many sequences as the time of `make test` allows; the rest is long
 
 
 @pytest.mark.parametrize("first", range(0, NUM_BLOCKS * BLOCK, BLOCK))

@@ -1,4 +1,7 @@
-"""The native core of the tree: what the other test_tree_*.py do not ask of both cores."""
+"""The native core of the tree: what the other test_tree_*.py do not ask of both cores.
+
+That both do the same, call by call, is in test_tree_fuzz.py.
+"""
 
 import random
 import sys
@@ -8,7 +11,6 @@ import numpy as np
 import pytest
 import test_tree_errors
 import torch
-from tree_fuzz import Fuzz
 from tree_tools import DEVICE, HOST
 
 from hicache_ext.errors import LayoutError, TreeError
@@ -22,35 +24,6 @@ laden_tree = test_tree_errors.tree
 @pytest.mark.parametrize(("call", "message"), test_tree_errors.CASES)
 def test_misuse(laden_tree, call, message):
     test_tree_errors.test_misuse_is_refused_and_changes_nothing(laden_tree, call, message)
-
-
-class MixedFuzz(Fuzz):
-    """Ranks of both cores: the same results, ids, digest and log all the way."""
-
-    def make_tree(self, *policies):
-        self.num_made = getattr(self, "num_made", 0) + 1
-        with pytest.MonkeyPatch.context() as patch:
-            core = "native" if self.num_made % 2 else "python"
-            patch.setitem(RadixTree.__new__.__kwdefaults__, "core", core)
-            return super().make_tree(*policies)
-
-    def verify(self):
-        super().verify()
-        logs = [tree.log for tree in self.ranks.trees]
-        last = [log.text(log.num_ops - 1) for log in logs if log.num_ops]
-        assert len({log.hash for log in logs}) == 1, last
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_both_cores_do_the_same(seed):
-    MixedFuzz(seed).run(150)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("first", range(0, 5000, 500))
-def test_both_cores_do_the_same_for_long(first):
-    for seed in range(first, first + 500):
-        MixedFuzz(seed).run(200)
 
 
 def test_a_tree_has_the_core_that_is_asked_for():

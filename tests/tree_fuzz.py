@@ -24,15 +24,18 @@ from hicache_ext.tree import Full, HostPaths, Mamba, RadixTree, Strategy, Swa
 from hicache_ext.tree.key import KeyUnit
 
 TIERS = (DEVICE, HOST)
+CORES = ("python", "native")
 MAX_PAGES = 40
 MASKS = (0, 21, 42, 63)  # page ^ mask: by rank, the rank's own id of the page
 ALL_EVERY = 25  # ops between two checks of all ranks in full
 
 
 class Fuzz:
-    """`seed` decides everything: shape of the tree, ranks, pools, prompts, weights, ops."""
+    """`seed` decides everything: shape of the tree, ranks, pools, prompts, weights, ops. Each rank
+    has one of `cores`, so that ranks with two of them show that they do the same.
+    """
 
-    def __init__(self, seed):
+    def __init__(self, seed, cores=CORES):
         self.rng = rng = random.Random(seed)
         self.page_size = rng.choice((1, 2, 4, 16))
         window = rng.choice((None, 1, 2, 3, 5))
@@ -45,7 +48,7 @@ class Fuzz:
         self.has_events = rng.random() < 0.4
         policies = (window_tokens, has_states, strategy, has_gaps)
         num_ranks = rng.choice((1, 1, 1, 2, 2, 3, 4))
-        trees = [self.make_tree(*policies) for _ in range(num_ranks)]
+        trees = [self.make_tree(rng.choice(cores), *policies) for _ in range(num_ranks)]
         self.ranks = Ranks(trees, MASKS[:num_ranks])
         self.each, self.tree = self.ranks.each, self.ranks.trees[0]
         self.model = FullModel(window, states=has_states, strategy=strategy, gaps=has_gaps)
@@ -63,7 +66,7 @@ class Fuzz:
         self.weights[0] = self.weights[1] = 8  # match and insert: without them nothing happens
         self.log = []
 
-    def make_tree(self, window_tokens, has_states, strategy, has_gaps):
+    def make_tree(self, core, window_tokens, has_states, strategy, has_gaps):
         swa = [] if window_tokens is None else [Swa(window_tokens)]
         parts = [Full(), *swa, *([Mamba()] if has_states else [])]
         paths = HostPaths.GAPS if has_gaps else HostPaths.WHOLE
@@ -74,6 +77,7 @@ class Fuzz:
             strategy=strategy,
             host_paths=paths,
             has_events=self.has_events,
+            core=core,
         )
 
     def run(self, num_ops):

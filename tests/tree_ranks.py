@@ -98,6 +98,9 @@ class Ranks:
     def check_alike(self):
         """O(what changed); see check_all."""
         assert len({tree.digest for tree in self.trees}) == 1, [t.digest for t in self.trees]
+        logs = [tree.log for tree in self.trees]
+        last = [log.text(log.num_ops - 1) for log in logs if log.num_ops]
+        assert len({log.hash for log in logs}) == 1, last
 
     def check_all(self):
         """Everything that the others have is what the first one has."""

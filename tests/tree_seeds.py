@@ -9,16 +9,16 @@ import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 
-from tree_fuzz import Fuzz
+from tree_fuzz import CORES, Fuzz
 
 NUM_OPS = 200
 BATCH = 50
 NUM_SHOWN = 10
 
 
-def run_seed(seed):
+def run_seed(seed, cores=CORES):
     """What is wrong with the sequence, or None."""
-    fuzz = Fuzz(seed)
+    fuzz = Fuzz(seed, cores)
     try:
         fuzz.run(NUM_OPS)
     except Exception as error:  # whatever it is, it is what we look for
@@ -43,9 +43,9 @@ def run_many(first, num):
 
 
 def first_failure(num):
-    """The first of `num` seeds that fails, and what is wrong with it."""
+    """The first of `num` seeds that fails with the Python core, and what is wrong with it."""
     for seed in range(num):
-        if wrong := run_seed(seed):
+        if wrong := run_seed(seed, ("python",)):
             return seed, wrong
     return None
 
@@ -67,7 +67,8 @@ def replay(seed):
     try:
         fuzz.run(NUM_OPS)
     finally:
-        print(f"seed {seed}: {len(fuzz.ranks.trees)} ranks, {fuzz.kinds}, ops {fuzz.log}")
+        ranks = [type(rank.tree).__name__ for rank in fuzz.ranks.trees]
+        print(f"seed {seed}: {ranks} with {fuzz.kinds}, ops {fuzz.log}")
         print(fuzz.tree.show())
     return 0
 
