@@ -65,6 +65,7 @@ class CacheBase:
             host_paths=HostPaths.GAPS if is_write_back else HostPaths.WHOLE,
             strategy=config.evict_strategy,
             has_events=has_events,
+            core="auto",
         )
         self.stats = CacheStats()
         self._history = History()

@@ -86,7 +86,7 @@ class SimRank:
         state = self.cache.tree._state
         pools = (*self.device.values(), *self.host.values())
         counts = [n for pool in pools for n in pool.allocator.counts().values()]
-        return (state.digest, state.next_id, state.next_ticket, len(state.receipts), *counts)
+        return (state.next_id, state.next_ticket, len(state.receipts), *counts)
 
     def check_io(self) -> None:
         """No store call touched a page that was not its op's."""
