@@ -173,6 +173,25 @@ def test_pages_that_the_tree_got_meanwhile_stay_valid_until_the_release(ranks: R
     end(ranks, matches)
 
 
+def test_pages_before_the_window_are_not_promised() -> None:
+    """They were on the device when the load-back started, but nothing keeps them there."""
+    ranks = Ranks(2)
+    on_host(ranks)
+    short = ranks.each(lambda r: r.cache.match(TOKENS[: 4 * PAGE_SIZE]))
+    for rank, match in zip(ranks, short, strict=True):
+        rank.cache.load_back(match)
+    ranks.drain()
+    matches = start(ranks)
+    for match in matches:
+        assert match.load is not None
+        assert [page >= 0 for page in match.load.pages["swa"]] == [False] * 3 + [True] * 3
+    ranks.drain()
+    for rank, match in zip(ranks, short, strict=True):
+        rank.cache.release(match)
+    end(ranks, matches)
+    ranks.close()
+
+
 def test_threshold_and_quota(ranks: Ranks) -> None:
     for rank in ranks:
         match = rank.cache.match(TOKENS)

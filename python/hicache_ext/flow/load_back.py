@@ -91,7 +91,13 @@ class LoadBackOp(TransferOp):
     def _path_pages(self, loaded: Pages) -> dict[str, list[int]]:
         """All device pages of the prefix, with those that are being loaded."""
         tree, plan = self._ctx.tree, self._plan
-        pages = {n: tree.path_pages(plan.node, n, Tier.DEVICE) for n in self._ctx.pools.names}
+        num_pages = tree.num_tokens(plan.node) // self._ctx.page_size
+        pages = {}
+        for component in tree.components:
+            # Only what the end needs is locked; pages before it can be evicted and reused.
+            last = min(component.need(num_pages), num_pages)
+            needed = tree.path_pages(plan.node, component.name, Tier.DEVICE, last=last)
+            pages[component.name] = [-1] * (num_pages - last) + needed
         taken = dict.fromkeys(pages, 0)
         for span in plan.spans:
             name, first = span.component, taken[span.component]
