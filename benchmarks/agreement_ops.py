@@ -7,9 +7,12 @@ prefetches do that take four steps (query, reserve, read, commit) in 128 schedul
 
 from collections.abc import Callable
 from enum import Enum
+from typing import cast
 
 from hicache_ext.agreement import AgreedSlot, Group, SlotState, TickSchema
 from hicache_ext.flow.alarm import Alarm
+from hicache_ext.flow.backup_line import BackupLine, BackupPolicy, WritePolicy
+from hicache_ext.flow.context import FlowContext
 from hicache_ext.flow.engine import FlowEngine
 from hicache_ext.flow.op import Op, Phase
 from hicache_ext.flow.record import PrefetchRecord
@@ -56,12 +59,15 @@ def make_engine(
     group: Group, *, depth: int, schema: TickSchema = SCHEMA, load: Load = Load.USUAL
 ) -> Callable[[], object]:
     """A function that runs one tick of an engine with an op in every slot."""
+    policy = BackupPolicy(WritePolicy.WRITE_THROUGH, min_hits=0, watermarks={}, batch_pages=1)
     engine = FlowEngine(
         schema,
         group,
         digest=lambda: 5,
         free_pages=lambda: FREE_PAGES,
         log=OpLog(),
+        # Nothing is inserted, so that it never asks its context.
+        backups=BackupLine(cast(FlowContext, None), policy),
         depth=depth,
         deadline_s=30.0,
         alarm=Alarm(),
