@@ -5,6 +5,7 @@ That both do the same, call by call, is in test_tree_fuzz.py.
 
 import random
 import sys
+import threading
 from array import array
 
 import numpy as np
@@ -164,3 +165,16 @@ def test_both_cores_drop_the_same_duplicates():
             dropped.append([tree.drop_duplicates(wanted), tree.digest, tree.log.hash])
             tree.check_integrity()
         assert dropped[0] == dropped[1] and dropped[0][0].host["full"]
+
+
+def test_gil_is_released_while_the_keys_of_a_node_are_hashed():
+    tree = RadixTree(1 << 20, (Full(),), page_keys=page_keys, core="native")
+    node = tree.insert(bytes(128 << 20), {"full": range(32)}).node
+    done = threading.Event()
+    hashing = threading.Thread(target=lambda: (tree.keys(node), done.set()))
+    hashing.start()
+    num_turns = 0
+    while not done.wait(0.001):
+        num_turns += 1
+    hashing.join()
+    assert num_turns >= 3 and len(tree.keys(node)) == 32

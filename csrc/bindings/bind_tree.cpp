@@ -42,6 +42,7 @@ radix::PageKeys page_keys_of(const py::object& callable, int64_t page_words) {
     if (callable.is_none()) {
       const auto* data = reinterpret_cast<const uint8_t*>(tokens.data());
       const auto* first = reinterpret_cast<const uint8_t*>(seed_bytes.data());
+      const py::gil_scoped_release others_may_run;  // no other thread calls the tree meanwhile
       return page_key_chain(
           {data, num_pages, tokens.size_bytes() / num_pages, first, seed_bytes.size(), keys},
           Sha256Impl::kAuto);

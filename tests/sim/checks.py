@@ -143,7 +143,8 @@ class Oracle:
                     return
                 num_windows.append(_leading(answer, window))
         loaded = record.num_loaded_tokens // PAGE_SIZE
-        # A read that was told to stop may have asked for nothing: the answers are another prefetch's.
+        # A read that was told to stop may have asked for nothing: the answers are then those to
+        # another prefetch.
         is_stopped = any(loss.why is Loss.DEADLINE for loss in record.losses)
         if loaded > min(arrived) or (loaded < min(arrived) and not is_stopped):
             raise Violation(

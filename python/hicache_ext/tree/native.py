@@ -8,7 +8,7 @@ the name of the file here that it follows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hicache_ext.errors import LayoutError
 from hicache_ext.keys import page_keys_py, token_hash_py
@@ -37,9 +37,6 @@ from hicache_ext.tree.results import (
 )
 from hicache_ext.tree.state import checked_components
 from hicache_ext.tree.strategy import Strategy
-
-if TYPE_CHECKING:
-    pass
 
 
 class NativeTree(NativeReads):
