@@ -15,7 +15,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
 MIN_NVCC = (12, 8)  # the first release that knows sm_100 and sm_120
-BINDINGS_PER_UNIT = 6
+SOURCES_PER_UNIT = {"tree": 20, "bindings": 11}  # by folder of csrc; two cores share the bindings
 
 
 def find_cuda_home() -> Path:
@@ -55,21 +55,26 @@ def select_cuda() -> Path | None:
     return None
 
 
-def unite_bindings(sources: list[str], folder: Path) -> list[str]:
-    """The sources, those of csrc/bindings through a few units in the folder that include them.
+def unite_sources(sources: list[str], folder: Path) -> list[str]:
+    """The sources, those of the folders in SOURCES_PER_UNIT through a few units that include them.
 
-    Reading pybind11's headers costs a compiler more than all that a binding says itself.
+    Reading pybind11's headers, or those of the containers, costs a compiler more than all that one
+    of these files says itself.
     """
-    bindings = [path for path in sources if "/bindings/" in path]
-    num_units = -(-len(bindings) // BINDINGS_PER_UNIT)
-    units = [os.path.relpath(folder / f"bindings_{i}.cpp", ROOT) for i in range(num_units)]
     folder.mkdir(parents=True, exist_ok=True)
-    for i, unit in enumerate(units):
-        paths = [os.path.relpath(ROOT / path, folder) for path in bindings[i::num_units]]
-        text = "".join(f'#include "{path}"\n' for path in paths)
-        if not (ROOT / unit).exists() or (ROOT / unit).read_text() != text:  # ninja goes by time
-            (ROOT / unit).write_text(text)
-    return [*units, *(path for path in sources if path not in bindings)]
+    for name, num_per_unit in SOURCES_PER_UNIT.items():
+        members = [path for path in sources if path.startswith(f"csrc/{name}/")]
+        num_units = -(-len(members) // num_per_unit)
+        units = [os.path.relpath(folder / f"{name}_{i}.cpp", ROOT) for i in range(num_units)]
+        for i, unit in enumerate(units):
+            paths = [os.path.relpath(ROOT / path, folder) for path in members[i::num_units]]
+            text = "".join(f'#include "{path}"\n' for path in paths)
+            if (
+                not (ROOT / unit).exists() or (ROOT / unit).read_text() != text
+            ):  # ninja goes by time
+                (ROOT / unit).write_text(text)
+        sources = [*units, *(path for path in sources if path not in members)]
+    return sources
 
 
 def make_extension(cuda_home: Path | None) -> Extension:
@@ -121,7 +126,7 @@ def main() -> None:
 
         def build_extensions(self) -> None:
             for ext in self.extensions:
-                ext.sources = unite_bindings(ext.sources, Path(self.build_temp))
+                ext.sources = unite_sources(ext.sources, Path(self.build_temp))
             super().build_extensions()
 
     setup(ext_modules=[make_extension(cuda_home)], cmdclass={"build_ext": Build})

@@ -128,24 +128,26 @@ def test_extension_with_cuda(monkeypatch) -> None:
     assert ext.libraries[0] == "cudart"
 
 
-def test_bindings_are_compiled_in_few_units(tmp_path: Path) -> None:
+def test_small_sources_are_compiled_in_few_units(tmp_path: Path) -> None:
     """Each of them once, and a unit that has not changed keeps its time, by which ninja goes."""
     setup, listed = load_setup(), read_sources("cpu", "cuda")
-    bindings = [path for path in listed if "/bindings/" in path]
-    built = setup.unite_bindings(listed, tmp_path)
-    num_units = len(built) - (len(listed) - len(bindings))
+    counts = {
+        name: sum(path.startswith(f"csrc/{name}/") for path in listed)
+        for name in setup.SOURCES_PER_UNIT
+    }
+    num_units = sum(math.ceil(counts[name] / most) for name, most in setup.SOURCES_PER_UNIT.items())
+    built = setup.unite_sources(listed, tmp_path)
     units = [ROOT / path for path in built[:num_units]]
-    assert built[num_units:] == [path for path in listed if path not in bindings]
     included = [
         str((tmp_path / path).resolve().relative_to(ROOT))
         for unit in units
         for path in re.findall(r'#include "(.*)"', unit.read_text())
     ]
-    assert sorted(included) == sorted(bindings)
-    assert num_units == math.ceil(len(bindings) / setup.BINDINGS_PER_UNIT)
+    assert len(included) == sum(counts.values()) > 30
+    assert sorted([*included, *built[num_units:]]) == sorted(listed)
     os.utime(units[0], (1, 1))
     units[-1].write_text("stale")
-    assert setup.unite_bindings(listed, tmp_path) == built
+    assert setup.unite_sources(listed, tmp_path) == built
     assert units[0].stat().st_mtime == 1 and "stale" not in units[-1].read_text()
 
 
@@ -183,7 +185,7 @@ def load_with_torch(folder: Path, *sources: str, prelude: str = "", **env: str) 
 def test_cpp_extension_load_builds_the_same_sources() -> None:
     """The CPU part; it offers what the installed module offers, but for the CUDA part of that."""
     folder = ROOT / "build/load-cpu"
-    sources = load_setup().unite_bindings(read_sources("cpu"), folder)  # to be done sooner
+    sources = load_setup().unite_sources(read_sources("cpu"), folder)  # to be done sooner
     names = set(load_with_torch(folder, *sources).split("loaded ")[1].split())
     assert {"with_cuda", "make_plan", "page_keys"} <= names <= set(dir(_C))
     assert _C.with_cuda or names == {name for name in dir(_C) if name[0] != "_"}
