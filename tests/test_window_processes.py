@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable
@@ -129,6 +130,7 @@ def abort_during(rank: Rank) -> list[Record]:
     records: list[Record] = []
     for _ in range(50):  # the same number of ticks on both ranks
         records += rank.cache.tick()
+        time.sleep(0.01)  # a tick takes microseconds, the query before the read may take longer
     assert gate.entered.wait(20) and not records
     rank.cache.abort(op_id)
     for _ in range(5):
