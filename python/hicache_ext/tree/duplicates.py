@@ -35,8 +35,7 @@ def drop_duplicates(state: TreeState, num_pages: Mapping[str, int]) -> EvictResu
         if wanted > len(result.host[component.name]):
             _drop(state, component, wanted, result)
     wanted_pages = tuple(num_pages.get(component.name, 0) for component in state.components)
-    freed = tuple(len(ids) for ids in result.host.values())
-    state.log.add(kinds.DUPLICATES, wanted_pages, freed)
+    state.log.add(kinds.DUPLICATES, wanted_pages, result.num_freed[Tier.HOST])
     return result
 
 

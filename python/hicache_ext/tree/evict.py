@@ -49,7 +49,7 @@ def evict(state: TreeState, tier: Tier, num_pages: Mapping[str, int]) -> EvictRe
                 break
             evict_victim(state, victim, component, tier, result)
     wanted = tuple(num_pages.get(component.name, 0) for component in state.components)
-    state.log.add(kinds.EVICT, wanted, tier, *_num_freed(result), len(state.nodes))
+    state.log.add(kinds.EVICT, wanted, tier, *result.num_freed, len(state.nodes))
     return result
 
 
@@ -79,7 +79,7 @@ def clear(state: TreeState, tier: Tier) -> EvictResult:
             state.refresh(node)
     if state.events is not None and not any(state.owned[state.base.idx]):
         state.events.cleared()
-    state.log.add(kinds.CLEAR, tier, *_num_freed(result), len(state.nodes))
+    state.log.add(kinds.CLEAR, tier, *result.num_freed, len(state.nodes))
     return result
 
 
@@ -147,7 +147,3 @@ def drop(
     for other in state.components:
         if other is component or other.rank < component.rank:
             freed[other.name].extend(state.detach(node, other, tier))
-
-
-def _num_freed(result: EvictResult) -> list[tuple[int, ...]]:
-    return [tuple(len(ids) for ids in result.on(tier).values()) for tier in TIERS]

@@ -45,7 +45,7 @@ def acquire(state: TreeState, node: Node, tier: Tier, num_pages: Sequence[int]) 
 
 def release(state: TreeState, receipt: Receipt) -> None:
     """Undo the acquire() of `receipt`, fragments included."""
-    check_open(state, receipt)
+    check_open(state.receipts, receipt)
     node = state.get(receipt.node)
     del state.receipts[receipt.id]
     state.digest.closed(receipt)
@@ -58,9 +58,9 @@ def release(state: TreeState, receipt: Receipt) -> None:
         state.refresh(locked)
 
 
-def check_open(state: TreeState, receipt: Receipt) -> None:
-    """TreeError unless `receipt` is one of this tree and was not given back."""
-    if not isinstance(receipt, Receipt) or state.receipts.get(receipt.id) is not receipt:
+def check_open(receipts: Mapping[int, Receipt], receipt: Receipt) -> None:
+    """TreeError unless `receipt` is one of these, the tree's that were not given back."""
+    if not isinstance(receipt, Receipt) or receipts.get(receipt.id) is not receipt:
         raise TreeError(f"{receipt!r} is no open receipt of this tree")
 
 
@@ -81,7 +81,7 @@ def unlock(state: TreeState, receipt: Receipt) -> None:
 
 
 def release_window(state: TreeState, receipt: Receipt, component_name: str) -> Receipt:
-    check_open(state, receipt)
+    check_open(state.receipts, receipt)
     component = state.component(component_name)
     if component.is_base:
         raise TreeError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hicache_ext.errors import LayoutError
 from hicache_ext.keys import page_keys_py, token_hash_py
 from hicache_ext.oplog import OpLog
 from hicache_ext.tier import Tier
@@ -35,7 +34,7 @@ from hicache_ext.tree.results import (
     Receipt,
     TransferPlan,
 )
-from hicache_ext.tree.state import checked_components
+from hicache_ext.tree.state import bound_components
 from hicache_ext.tree.strategy import Strategy
 
 
@@ -55,15 +54,11 @@ class NativeTree(NativeReads):
         has_events: bool = False,
         core: str = "native",
     ) -> None:
-        if page_size <= 0:
-            raise LayoutError(f"page_size={page_size}: a page has at least 1 token")
         self.log = OpLog()
         self._page_size = page_size
         self._unit = unit
         self._token_hash = token_hash
-        self._components = checked_components(components)
-        for idx, component in enumerate(self._components):
-            component.bind(idx, page_size)
+        self._components = bound_components(components, page_size)
         self._names = tuple(component.name for component in self._components)
         self._core = make_core(
             page_size,
@@ -196,9 +191,10 @@ class NativeTree(NativeReads):
     def evict(self, tier: Tier, num_pages: Mapping[str, int]) -> EvictResult:
         tier = check_tier(tier)
         device, host, num_nodes = self._core.evict(tier, num_pages)
+        result = EvictResult(device, host)
         wanted = tuple(num_pages.get(name, 0) for name in self._names)
-        self.log.add(kinds.EVICT, wanted, tier, *copies.counts(device, host), num_nodes)
-        return EvictResult(device, host)
+        self.log.add(kinds.EVICT, wanted, tier, *result.num_freed, num_nodes)
+        return result
 
     def coldest(self, tier: Tier, component: str, num_pages: int) -> list[int]:
         return self._core.coldest(check_tier(tier), component, num_pages)
@@ -206,16 +202,18 @@ class NativeTree(NativeReads):
     def clear(self, tier: Tier) -> EvictResult:
         tier = check_tier(tier)
         device, host, num_nodes = self._core.clear(tier)
+        result = EvictResult(device, host)
         if self._events is not None and self._core.is_empty():
             self._events.cleared()
-        self.log.add(kinds.CLEAR, tier, *copies.counts(device, host), num_nodes)
-        return EvictResult(device, host)
+        self.log.add(kinds.CLEAR, tier, *result.num_freed, num_nodes)
+        return result
 
     def drop_duplicates(self, num_pages: Mapping[str, int]) -> EvictResult:
         device, host, _ = self._core.drop_duplicates(num_pages)
+        result = EvictResult(device, host)
         wanted = tuple(num_pages.get(name, 0) for name in self._names)
-        self.log.add(kinds.DUPLICATES, wanted, tuple(map(len, host.values())))
-        return EvictResult(device, host)
+        self.log.add(kinds.DUPLICATES, wanted, result.num_freed[Tier.HOST])
+        return result
 
     def _log_root(self, namespace: bytes, root: int) -> None:
         self.log.add(kinds.ROOT, self._token_hash(namespace), root)

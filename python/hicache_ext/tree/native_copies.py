@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
-from hicache_ext.tree import kinds
+from hicache_ext.tree import kinds, lock, transfer
 from hicache_ext.tree.results import Receipt, Span, TransferPlan
 
 if TYPE_CHECKING:
@@ -21,13 +20,7 @@ PlanT = TypeVar("PlanT", bound=TransferPlan)
 def check_receipt(tree: NativeTree, receipt: Receipt) -> None:
     """TreeError unless `receipt` is one of this tree and was not given back."""
     tree._core.guard()
-    if not isinstance(receipt, Receipt) or tree._receipts.get(receipt.id) is not receipt:
-        raise TreeError(f"{receipt!r} is no open receipt of this tree")
-
-
-def counts(device: dict[str, list[int]], host: dict[str, list[int]]) -> list[tuple[int, ...]]:
-    """Pages by component, of the device and of the host."""
-    return [tuple(map(len, pages.values())) for pages in (device, host)]
+    lock.check_open(tree._receipts, receipt)
 
 
 def opened(
@@ -68,9 +61,7 @@ def abort(tree: NativeTree, plan: TransferPlan, kind: type[PlanT]) -> None:
 
 def _check_open(tree: NativeTree, plan: TransferPlan, kind: type[PlanT]) -> None:
     tree._core.guard()
-    if not isinstance(plan, kind) or tree._plans.get(plan.id) is not plan:
-        name = f"{type(plan).__name__} {getattr(plan, 'id', None)}"
-        raise TreeError(f"{name} is no open {kind.__name__} of this tree")
+    transfer.check_open(tree._plans, plan, kind)
 
 
 def _close(tree: NativeTree, plan: TransferPlan) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hicache_ext.errors import LayoutError
 from hicache_ext.keys import page_keys_py, token_hash_py
 from hicache_ext.oplog import OpLog
 from hicache_ext.tier import Tier
@@ -68,8 +67,6 @@ class RadixTree(OfSomeCore):
         tree, and what others log around them. `core`: "python", "native" (csrc/tree) or "auto",
         native for our own components: they differ in speed alone.
         """
-        if page_size <= 0:
-            raise LayoutError(f"page_size={page_size}: a page has at least 1 token")
         self.log = OpLog()
         self._state = TreeState(
             page_size,

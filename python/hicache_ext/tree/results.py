@@ -73,6 +73,11 @@ class EvictResult:
     device: dict[str, list[int]]
     host: dict[str, list[int]]
 
+    @property
+    def num_freed(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Pages by component, of the device and of the host."""
+        return tuple(map(len, self.device.values())), tuple(map(len, self.host.values()))
+
     def on(self, tier: Tier) -> dict[str, list[int]]:
         return self.device if tier == Tier.DEVICE else self.host
 

@@ -46,14 +46,12 @@ class TreeState:
         self.page_size = page_size
         self.unit = unit
         self.page_bytes = page_size * unit.num_bytes
-        self.components = checked_components(components)
+        self.components = bound_components(components, page_size)
         self.base = self.components[0]
         self.page_keys = page_keys
         self.token_hash = token_hash
         self.log = log
         self.events = events
-        for idx, component in enumerate(self.components):
-            component.bind(idx, page_size)
         self.roots: dict[bytes, Node] = {}
         self.nodes: dict[int, Node] = {}
         self.next_id = 0
@@ -260,11 +258,17 @@ def _last_key(node: Node) -> bytes:
     return (node.hashes or b"")[-KEY_BYTES:]
 
 
-def checked_components(components: Sequence[Component]) -> tuple[Component, ...]:
-    """The components of a new tree, as a tuple; LayoutError for those that cannot be."""
+def bound_components(components: Sequence[Component], page_size: int) -> tuple[Component, ...]:
+    """The components of a new tree, which are its own from here on; LayoutError for what cannot
+    be.
+    """
+    if page_size <= 0:
+        raise LayoutError(f"page_size={page_size}: a page has at least 1 token")
     names = [component.name for component in components]
     if not components or not components[0].is_base or any(c.is_base for c in components[1:]):
         raise LayoutError(f"the first component, and only it, must be the base: {names}")
     if len(set(names)) != len(names) or any(c.idx >= 0 for c in components):
         raise LayoutError(f"components must be distinct and of no other tree: {names}")
+    for idx, component in enumerate(components):
+        component.bind(idx, page_size)
     return tuple(components)

@@ -122,7 +122,7 @@ def commit(
     target_pages: Mapping[str, Sequence[int]],
 ) -> dict[str, list[int]]:
     """Attach `target_pages`, by component in span order; returns those that were not needed."""
-    _check_open(state, plan, kind)
+    check_open(state.plans, plan, kind)
     ids = _checked_targets(state, plan, target_pages)
     unused: dict[str, list[int]] = {component.name: [] for component in state.components}
     taken = {name: 0 for name in ids}
@@ -137,7 +137,7 @@ def commit(
 
 def abort(state: TreeState, plan: TransferPlan, kind: type[TransferPlan]) -> None:
     """Unpin what the plan pinned; nothing is attached."""
-    _check_open(state, plan, kind)
+    check_open(state.plans, plan, kind)
     _close(state, plan)
     state.log.add(kinds.ABORT, plan.id)
 
@@ -158,8 +158,13 @@ def _opened(state: TreeState, plan: PlanT) -> PlanT:
     return plan
 
 
-def _check_open(state: TreeState, plan: TransferPlan, kind: type[TransferPlan]) -> None:
-    if not isinstance(plan, kind) or state.plans.get(plan.id) is not plan:
+def check_open(
+    plans: Mapping[int, TransferPlan], plan: TransferPlan, kind: type[TransferPlan]
+) -> None:
+    """TreeError unless `plan` is one of these, the tree's that are neither committed nor aborted,
+    and of that kind.
+    """
+    if not isinstance(plan, kind) or plans.get(plan.id) is not plan:
         name = f"{type(plan).__name__} {getattr(plan, 'id', None)}"
         raise TreeError(f"{name} is no open {kind.__name__} of this tree")
 
