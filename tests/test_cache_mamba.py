@@ -56,11 +56,17 @@ def test_states_go_down_to_the_store_and_come_back_with_full_and_windows() -> No
     both.close(), fresh.close()
 
 
-def test_a_prompt_that_ends_between_two_states_falls_back_to_the_first() -> None:
+def served() -> tuple[Rank, list[int]]:
+    """One rank with eight pages of a prompt and the states behind the fifth and the last."""
     tokens = list(range(8 * PAGE_SIZE))
     rank = Rank(0, LocalGroup(), has_mamba=True)
     serve(rank, tokens, (5, 8))
     rank.cache.drain()
+    return rank, tokens
+
+
+def test_a_prompt_that_ends_between_two_states_falls_back_to_the_first() -> None:
+    rank, tokens = served()
     fresh = Rank(0, LocalGroup(), store=rank.store, has_mamba=True)
     fresh.cache.prefetch([*tokens[: 7 * PAGE_SIZE], 1])
     fresh.cache.drain()
@@ -70,10 +76,7 @@ def test_a_prompt_that_ends_between_two_states_falls_back_to_the_first() -> None
 
 
 def test_a_match_on_the_device_after_eviction_of_the_last_state() -> None:
-    tokens = list(range(8 * PAGE_SIZE))
-    rank = Rank(0, LocalGroup(), has_mamba=True)
-    serve(rank, tokens, (5, 8))
-    rank.cache.drain()
+    rank, tokens = served()
     rank.cache.evict(Tier.DEVICE, {"mamba": 1})
     match = rank.cache.match(tokens)
     assert (match.num_device_tokens, match.num_tokens) == (32, 32)

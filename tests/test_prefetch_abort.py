@@ -16,6 +16,16 @@ from hicache_ext.flow.record import Outcome
 from hicache_ext.pool import PageState
 
 
+def reading(ranks: Ranks, tokens: list[int]) -> int:
+    """The op that prefetches `tokens`; its reads wait on the I/O threads."""
+    fill_stores(ranks, tokens)
+    op_id = ranks.each(lambda r: r.cache.prefetch(tokens))[0]
+    ranks.tick()
+    ranks.each(lambda r: r.io.run())
+    ranks.tick(), ranks.tick()
+    return op_id
+
+
 @pytest.mark.parametrize("when", ["before", "query", "reserve", "during", "after"])
 def test_abort(when: str) -> None:
     """Before, during and after the read: every page comes back, on both ranks."""
@@ -105,12 +115,7 @@ def test_a_read_in_batches_ends_at_the_first_gap(num_pages: int, lost: int | Non
 def test_an_abort_while_the_reads_stop() -> None:
     """The deadline has passed, the last batch is under way, and then the client leaves."""
     ranks = Ranks(2, make_io=ManualIo, prefetch=PrefetchRules(PrefetchPolicy.BEST_EFFORT))
-    tokens = make_tokens(6)
-    fill_stores(ranks, tokens)
-    op_id = ranks.each(lambda r: r.cache.prefetch(tokens))[0]
-    ranks.tick()
-    ranks.each(lambda r: r.io.run())
-    ranks.tick(), ranks.tick()
+    op_id = reading(ranks, make_tokens(6))
     assert ranks.each(lambda r: r.cache.poll(op_id)) == [False, False]
     ranks.tick()
     assert ranks[0].cache._prefetches[op_id].phase == Phase.STOP
@@ -126,12 +131,7 @@ def test_an_abort_while_the_reads_stop() -> None:
 def test_an_abort_waits_for_the_reads_of_all_ranks() -> None:
     """Until the slowest rank's thread has let go, no rank gives its pages to anybody else."""
     ranks = Ranks(2, make_io=ManualIo)
-    tokens = make_tokens(6)
-    fill_stores(ranks, tokens)
-    op_id = ranks.each(lambda r: r.cache.prefetch(tokens))[0]
-    ranks.tick()
-    ranks.each(lambda r: r.io.run())
-    ranks.tick(), ranks.tick()
+    op_id = reading(ranks, make_tokens(6))
     ranks[0].cache.abort(op_id)
     for rank in (None, ranks[0]):
         if rank is not None:

@@ -47,6 +47,15 @@ def begin(ranks: Ranks, tokens: list[int]) -> int:
     return op_ids[0]
 
 
+def begun(num_ranks: int, rules: PrefetchRules) -> tuple[Ranks, Clocks, int]:
+    """Ranks whose stores have the six pages that they begin to prefetch."""
+    ranks = Ranks(num_ranks, make_io=ManualIo, prefetch=rules)
+    clocks = Clocks(ranks)
+    tokens = make_tokens(6)
+    fill_stores(ranks, tokens)
+    return ranks, clocks, begin(ranks, tokens)
+
+
 def poll(ranks: Ranks, op_id: int) -> bool:
     answers = ranks.each(lambda r: r.cache.poll(op_id))
     assert len(set(answers)) == 1
@@ -128,11 +137,7 @@ def test_best_effort_takes_what_has_been_read(
 
 
 def test_wait_complete_waits_for_all_of_it(num_ranks: int) -> None:
-    ranks = Ranks(num_ranks, make_io=ManualIo, prefetch=WAIT_COMPLETE)
-    clocks = Clocks(ranks)
-    tokens = make_tokens(6)
-    fill_stores(ranks, tokens)
-    op_id = begin(ranks, tokens)
+    ranks, clocks, op_id = begun(num_ranks, WAIT_COMPLETE)
     assert not poll(ranks, op_id)
     clocks.now_s = [1e9] * num_ranks
     for phase in (Phase.QUERY, Phase.RESERVE, Phase.READ):
@@ -143,18 +148,14 @@ def test_wait_complete_waits_for_all_of_it(num_ranks: int) -> None:
             assert phases(ranks, op_id) == {phase}
     run_io(ranks)
     assert [record.outcome for (record,) in ranks.drain()] == [Outcome.COMMITTED] * num_ranks
-    assert poll(ranks, op_id) and hit_pages(ranks, tokens) == 6
+    assert poll(ranks, op_id) and hit_pages(ranks, make_tokens(6)) == 6
     ranks.close()
 
 
 @pytest.mark.parametrize("late", [0, 1])
 @pytest.mark.parametrize("phase", [Phase.QUERY, Phase.READ])
 def test_a_clock_that_runs_fast_decides_nothing_alone(late: int, phase: Phase) -> None:
-    ranks = Ranks(2, make_io=ManualIo, prefetch=TIMEOUT)
-    clocks = Clocks(ranks)
-    tokens = make_tokens(6)
-    fill_stores(ranks, tokens)
-    op_id = begin(ranks, tokens)
+    ranks, clocks, op_id = begun(2, TIMEOUT)
     tick_to(ranks, op_id, phase)
     assert not poll(ranks, op_id)
     clocks.now_s[late] += 2
@@ -175,11 +176,7 @@ def test_a_clock_that_runs_fast_decides_nothing_alone(late: int, phase: Phase) -
 
 def test_the_ranks_that_are_through_do_not_have_to_be_late() -> None:
     """One rank has read everything, the other is past its deadline: the read stops on both."""
-    ranks = Ranks(2, make_io=ManualIo, prefetch=TIMEOUT)
-    clocks = Clocks(ranks)
-    tokens = make_tokens(6)
-    fill_stores(ranks, tokens)
-    op_id = begin(ranks, tokens)
+    ranks, clocks, op_id = begun(2, TIMEOUT)
     tick_to(ranks, op_id, Phase.READ)
     poll(ranks, op_id)
     ranks[0].io.run()
@@ -196,11 +193,7 @@ def test_the_ranks_that_are_through_do_not_have_to_be_late() -> None:
 
 
 def test_the_time_begins_with_the_first_poll_and_not_with_a_later_one(num_ranks: int) -> None:
-    ranks = Ranks(num_ranks, make_io=ManualIo, prefetch=TIMEOUT)
-    clocks = Clocks(ranks)
-    tokens = make_tokens(6)
-    fill_stores(ranks, tokens)
-    op_id = begin(ranks, tokens)
+    ranks, clocks, op_id = begun(num_ranks, TIMEOUT)
     for step_s, phase in ((1000, Phase.QUERY), (1, Phase.QUERY), (1, Phase.DRAIN)):
         clocks.now_s = [now_s + step_s for now_s in clocks.now_s]
         ranks.tick()

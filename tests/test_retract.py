@@ -49,6 +49,11 @@ def park(ranks: Ranks) -> tuple[list[Parked], list[Pages]]:
     return handles, [pages for _, pages in running]
 
 
+def restore(ranks: Ranks, handles: list[Parked]) -> set[int]:
+    """The ops' ids, one per rank."""
+    return {rank.cache.restore(handle) for rank, handle in zip(ranks, handles, strict=True)}
+
+
 def outcomes(records: list[list[Any]], kind: type) -> set[Outcome]:
     return {r.outcome for mine in records for r in mine if isinstance(r, kind)}
 
@@ -69,7 +74,7 @@ def test_parked_and_restored(ranks: Ranks) -> None:
         rank.cache.flush()  # the prefix is gone everywhere: the handle needs it not
         for pool in rank.device.values():
             pool.poison(range(pool.capacity))
-    assert len({rank.cache.restore(h) for rank, h in zip(ranks, handles, strict=True)}) == 1
+    assert len(restore(ranks, handles)) == 1
     assert outcomes(ranks.drain(), RestoreRecord) == {Outcome.COMMITTED}
     for rank, handle in zip(ranks, handles, strict=True):
         assert handle.state == ParkState.RUNNING and handle.pages["swa"][0] == -1
@@ -83,8 +88,7 @@ def test_parked_and_restored(ranks: Ranks) -> None:
 def test_a_restored_request_goes_on_with_match_and_insert(ranks: Ranks) -> None:
     handles, _ = park(ranks)
     ranks.drain()
-    for rank, handle in zip(ranks, handles, strict=True):
-        rank.cache.restore(handle)
+    restore(ranks, handles)
     ranks.drain()
     for rank, handle in zip(ranks, handles, strict=True):
         match = rank.cache.match(TOKENS)
@@ -112,8 +116,7 @@ def test_discarded_on_the_way_out_and_on_the_way_back(ranks: Ranks) -> None:
         handles, _ = park(ranks)
         if way_back:
             ranks.drain()
-            for rank, handle in zip(ranks, handles, strict=True):
-                rank.cache.restore(handle)
+            restore(ranks, handles)
         ranks.tick()
         for rank, handle in zip(ranks, handles, strict=True):
             rank.cache.discard(handle)
@@ -143,8 +146,7 @@ def test_no_room_on_the_device_leaves_it_parked(ranks: Ranks) -> None:
     handles, _ = park(ranks)
     ranks.drain()
     taken = ranks.each(lambda r: r.cache.alloc({"full": 30, "swa": 0}))
-    for rank, handle in zip(ranks, handles, strict=True):
-        rank.cache.restore(handle)
+    restore(ranks, handles)
     assert outcomes(ranks.drain(), RestoreRecord) == {Outcome.CAPACITY}
     for rank, handle, pages in zip(ranks, handles, taken, strict=True):
         assert handle.state == ParkState.PARKED

@@ -2,18 +2,14 @@
 A sequence that fails is printed with its seed, and replays alike.
 """
 
-import argparse
-import os
 import sys
 import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor
 
+import seed_runs
 from tree_fuzz import CORES, Fuzz
 
 NUM_OPS = 200
-BATCH = 50
-NUM_SHOWN = 10
 
 
 def run_seed(seed, cores=CORES):
@@ -35,11 +31,8 @@ def run_batch(seeds):
 
 
 def run_many(first, num):
-    """As run_batch, on all cores: yields how many were run, and those that failed."""
-    batches = [range(i, min(i + BATCH, first + num)) for i in range(first, first + num, BATCH)]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for seeds, failed in zip(batches, pool.map(run_batch, batches), strict=True):
-            yield len(seeds), failed
+    """As run_batch, on all cores."""
+    return seed_runs.on_all_cores(run_batch, first, num)
 
 
 def first_failure(num):
@@ -53,9 +46,8 @@ def first_failure(num):
 def run_all(first, num):
     start = time.perf_counter()
     num_failed = 0
-    for _, failed in run_many(first, num):
-        for seed, wrong in list(failed.items())[: max(0, NUM_SHOWN - num_failed)]:
-            print(f"seed {seed} fails (make fuzz SEED={seed} replays it): {wrong}\n", flush=True)
+    for failed in run_many(first, num):
+        seed_runs.show_failures(failed, num_failed, "fuzz")
         num_failed += len(failed)
     seconds = time.perf_counter() - start
     print(f"{num} sequences of {NUM_OPS} ops, {num_failed} failed, {seconds:.0f} s")
@@ -73,14 +65,5 @@ def replay(seed):
     return 0
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="tree_seeds", description=__doc__)
-    parser.add_argument("seed", type=int, nargs="?", help="replay this sequence")
-    parser.add_argument("--num", type=int, default=2000, help="sequences to run")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    args = parser.parse_args()
-    return replay(args.seed) if args.seed is not None else run_all(args.first, args.num)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(seed_runs.main("tree_seeds", __doc__, 2000, replay, run_all))

@@ -5,15 +5,13 @@ A schedule that fails is printed with its seed, and replays alike on any machine
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections import Counter
 
-from .runs import BATCH, run_many, run_seed
+import seed_runs
 
-NUM_SHOWN = 10
-"""Failures; a bug that is found once is found a thousand times."""
+from .runs import run_many, run_seed
 
 
 def replay(seed: int) -> int:
@@ -29,11 +27,10 @@ def run_all(first: int, num: int) -> int:
     total: Counter[str] = Counter()
     num_failed = num_run = 0
     for outcomes, failed in run_many(first, num):
-        for seed, wrong in list(failed.items())[: max(0, NUM_SHOWN - num_failed)]:
-            print(f"seed {seed} fails (make sim SEED={seed} replays it): {wrong}\n", flush=True)
+        seed_runs.show_failures(failed, num_failed, "sim")
         total += outcomes
         num_failed += len(failed)
-        num_run += BATCH
+        num_run += seed_runs.BATCH
         if num_run % 10_000 == 0 and num_run < num:
             print(f"{num_run} schedules, {num_failed} failed", flush=True)
     seconds = time.perf_counter() - start
@@ -44,14 +41,5 @@ def run_all(first: int, num: int) -> int:
     return int(num_failed > 0)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="sim", description=__doc__)
-    parser.add_argument("seed", type=int, nargs="?", help="replay this schedule with its trace")
-    parser.add_argument("--num", type=int, default=10_000, help="schedules to run")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    args = parser.parse_args()
-    return replay(args.seed) if args.seed is not None else run_all(args.first, args.num)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(seed_runs.main("sim", __doc__, 10_000, replay, run_all))

@@ -6,16 +6,15 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from unittest.mock import patch
+
+import seed_runs
 
 from hicache_ext.agreement.dump import FOLDER_VARIABLE
 from hicache_ext.flow.full_check import VARIABLE as CHECK_VARIABLE
 
 from .schedule import make_schedule
 from .world import World
-
-BATCH = 50
 
 Failed = dict[int, str]  # by seed, what was wrong
 
@@ -51,10 +50,8 @@ def run_batch(seeds: Iterable[int]) -> tuple[Counter[str], Failed]:
 
 
 def run_many(first: int, num: int) -> Iterator[tuple[Counter[str], Failed]]:
-    """As run_batch, on all cores: a result for every BATCH schedules."""
-    batches = [range(i, min(i + BATCH, first + num)) for i in range(first, first + num, BATCH)]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(run_batch, batches)
+    """As run_batch, on all cores: a result for every batch of schedules."""
+    return seed_runs.on_all_cores(run_batch, first, num)
 
 
 def first_failure(num: int) -> tuple[int, str] | None:
