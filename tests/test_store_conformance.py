@@ -4,31 +4,11 @@ import random
 import threading
 
 import pytest
+from store_backends import MAKERS, PAGE_BYTES, get, key_of, page_of, put
 
 from hicache_ext.errors import StorageError
-from hicache_ext.storage import FaultyStore, LocalStore, MemoryStore, PageStore, StoreNamespace
+from hicache_ext.storage import Limit, PageStore
 from hicache_ext.storage.protocol import STAT_NAMES
-
-PAGE_BYTES = {"full": 4096, "swa": 1000}
-NAMESPACES = {
-    pool: StoreNamespace("model", "rev", "float32", {"num_layers": 2, "pool": pool}, 16, "0/1")
-    for pool in PAGE_BYTES
-}
-
-
-def make_memory(tmp_path) -> PageStore:
-    return MemoryStore(PAGE_BYTES)
-
-
-def make_local(tmp_path) -> PageStore:
-    return LocalStore(tmp_path / "store", NAMESPACES, PAGE_BYTES)
-
-
-def make_faultless(tmp_path) -> PageStore:
-    return FaultyStore(MemoryStore(PAGE_BYTES))
-
-
-MAKERS = {"memory": make_memory, "local": make_local, "faulty": make_faultless}
 
 
 @pytest.fixture(params=MAKERS)
@@ -36,27 +16,6 @@ def store(request, tmp_path):
     made = MAKERS[request.param](tmp_path)
     yield made
     made.close()
-
-
-def key_of(number: int) -> bytes:
-    return random.Random(number).randbytes(32)
-
-
-def page_of(number: int, pool: str = "full") -> bytes:
-    return random.Random(f"{pool}/{number}").randbytes(PAGE_BYTES[pool])
-
-
-def put(store: PageStore, numbers, pool: str = "full") -> list[bool]:
-    keys = [key_of(n) for n in numbers]
-    return store.write_from(pool, keys, [memoryview(page_of(n, pool)) for n in numbers])
-
-
-def get(store: PageStore, numbers, pool: str = "full") -> list[bytes | None]:
-    """Each page's bytes, None for a miss; buffers are poisoned first, so stale bytes show."""
-    buffers = [bytearray(b"\xa5" * PAGE_BYTES[pool]) for _ in numbers]
-    found = store.read_into(pool, [key_of(n) for n in numbers], [memoryview(b) for b in buffers])
-    assert len(found) == len(buffers)
-    return [bytes(b) if ok else None for ok, b in zip(found, buffers, strict=True)]
 
 
 def test_is_a_page_store(store: PageStore) -> None:
@@ -292,3 +251,23 @@ def test_close_during_io_ends_cleanly(store: PageStore) -> None:
     for thread in threads:
         thread.join(timeout=20)
     assert len(outcomes) == 3 and all("closed" in text for text in outcomes)
+
+
+def test_capabilities_are_told(store: PageStore) -> None:
+    assert {type(value) for value in vars(store.capabilities).values()} == {bool}
+
+
+def test_a_limit_that_is_over(store: PageStore) -> None:
+    """Nothing is done and nothing raised; the store works on."""
+    assert put(store, [0]) == [True]
+    over = Limit()
+    over.cancel()
+    for limit in (over, Limit(0)):
+        keys, buffer = [key_of(0), key_of(1)], bytearray(b"\xa5" * PAGE_BYTES["full"])
+        assert store.read_into("full", keys[:1], [memoryview(buffer)], limit) == [False]
+        assert buffer == b"\xa5" * PAGE_BYTES["full"]
+        pages = [memoryview(page_of(n)) for n in (0, 1)]
+        assert not store.write_from("full", keys, pages, limit)[1]
+        assert store.exists("full", keys, limit)[1] is False
+    assert get(store, [0, 1]) == [page_of(0), None]
+    assert store.exists("full", [key_of(0)], Limit(60)) == [True]

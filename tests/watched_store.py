@@ -9,6 +9,7 @@ import numpy as np
 
 from hicache_ext.pool import HostPool, PageState
 from hicache_ext.storage.faulty import FaultyStore
+from hicache_ext.storage.limit import Limit
 
 Content = Callable[[str, bytes], bytes]  # what a page of (pool, key) must hold
 
@@ -27,16 +28,24 @@ class WatchedStore(FaultyStore):
         self._host = dict(host)
 
     def read_into(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
         self._watch("read into", pool, pages, PageState.IO)
-        return super().read_into(pool, keys, pages)
+        return super().read_into(pool, keys, pages, limit)
 
     def write_from(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
         self._watch_write(pool, keys, pages)
-        return super().write_from(pool, keys, pages)
+        return super().write_from(pool, keys, pages, limit)
 
     def _watch_write(self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]) -> None:
         self._watch("write from", pool, pages, PageState.ATTACHED)

@@ -1,5 +1,7 @@
 """What can go wrong. Messages carry values; allocators return None when full, not an error."""
 
+from collections.abc import Callable
+
 
 class HiCacheError(Exception):
     """Base of every error of this package."""
@@ -19,6 +21,22 @@ class CapacityError(HiCacheError):
 
 class StorageError(HiCacheError):
     """A page store cannot be used: not writable, foreign format, failing device."""
+
+
+class StoreTimeout(StorageError):
+    """A call overran its limit and its engine still holds the caller's buffers.
+
+    The pages stay borrowed until wait() returns True: before that they are not to be read, freed
+    or given to anybody else.
+    """
+
+    def __init__(self, message: str, wait: Callable[[float | None], bool]) -> None:
+        super().__init__(message)
+        self._wait = wait
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Until the engine has let go of the buffers, or for so long; whether it has."""
+        return self._wait(timeout_s)
 
 
 class AgreementError(HiCacheError):

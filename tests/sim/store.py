@@ -10,6 +10,7 @@ from watched_store import WatchedStore
 
 from hicache_ext.pool import HostPool, PageState
 from hicache_ext.storage.faulty import Answer
+from hicache_ext.storage.limit import Limit
 from hicache_ext.storage.memory import MemoryStore
 
 from .memory import PAGE_BYTES, POOLS, content
@@ -44,11 +45,15 @@ class SimStore(WatchedStore):
         self._rng = rng
         self._landing = landing
 
-    def exists(self, pool: str, keys: Sequence[bytes]) -> list[bool]:
+    def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
         return self._logged("exists", pool, keys)
 
     def read_into(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
         arrived = [memoryview(bytearray(page)) for page in pages]
 
@@ -61,10 +66,14 @@ class SimStore(WatchedStore):
         return self._logged("read_into", pool, keys, arrived)
 
     def write_from(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
         self._landing.append(lambda: self._watch_write(pool, keys, pages))
-        return super().write_from(pool, keys, pages)
+        return super().write_from(pool, keys, pages, limit)
 
     def _logged(self, call: str, pool: str, keys: Sequence[bytes], *args: Any) -> list[bool]:
         results: list[bool] | None = None

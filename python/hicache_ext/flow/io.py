@@ -9,6 +9,8 @@ from contextlib import suppress
 from threading import Barrier
 from typing import Any, Protocol, TypeVar
 
+from hicache_ext.errors import StoreTimeout
+
 T = TypeVar("T")
 
 logger = logging.getLogger("hicache_ext")
@@ -65,9 +67,18 @@ class InlineIo:
 def start(io: Io, call: Callable[[], T]) -> Future[T]:
     """A call that cannot be started is one that failed: the ranks agree on that like on a miss."""
     try:
-        return io.submit(call)
+        return io.submit(lambda: _until_settled(call))
     except Exception as error:  # e.g. its threads have been shut down
         return _failed(error)
+
+
+def _until_settled(call: Callable[[], T]) -> T:
+    """A call is not over while its engine still holds our pages."""
+    try:
+        return call()
+    except StoreTimeout as error:
+        error.wait()
+        raise
 
 
 def _failed(error: Exception) -> Future[T]:

@@ -2,14 +2,14 @@
 
 import hashlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from ..errors import StorageError
-from .protocol import PageStore
+from .limit import Limit
+from .protocol import Capabilities, PageStore
 
 
 class Answer(Enum):
@@ -77,14 +77,18 @@ class FaultyStore:
         self._injected: Counter[str] = Counter()
 
     @property
+    def capabilities(self) -> Capabilities:
+        return self.inner.capabilities
+
+    @property
     def injected(self) -> dict[str, int]:
         """What was injected so far: calls delayed, calls raised, pages and answers cut."""
         with self._lock:
             return dict(self._injected)
 
-    def exists(self, pool: str, keys: Sequence[bytes]) -> list[bool]:
-        self._enter("exists")
-        results = self.inner.exists(pool, keys)
+    def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
+        self._enter("exists", limit)
+        results = self.inner.exists(pool, keys, limit)
         for i, key in enumerate(keys[: len(results)]):
             is_lost = (pool, key) in self.faults.lost
             if results[i] and (is_lost or self._draw("exists", pool, key, self.faults.exists_rate)):
@@ -92,10 +96,14 @@ class FaultyStore:
         return self._answer(pool, results)
 
     def read_into(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
-        self._enter("read_into")
-        results = self.inner.read_into(pool, keys, pages)
+        self._enter("read_into", limit)
+        results = self.inner.read_into(pool, keys, pages, limit)
         for i, key in enumerate(keys[: len(results)]):
             where = (pool, key)
             is_lost = where in self.faults.lost or where in self.faults.lost_on_read
@@ -106,16 +114,21 @@ class FaultyStore:
         return self._answer(pool, results)
 
     def write_from(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
-        self._enter("write_from")
+        self._enter("write_from", limit)
         rate = self.faults.write_rate
         kept = [i for i, key in enumerate(keys) if not self._draw("write", pool, key, rate)]
         if len(kept) == len(keys):
-            return self.inner.write_from(pool, keys, pages)
+            return self.inner.write_from(pool, keys, pages, limit)
         self._inject("num_unwritten_pages", len(keys) - len(kept))
         results = [False] * len(keys)
-        written = self.inner.write_from(pool, [keys[i] for i in kept], [pages[i] for i in kept])
+        some_keys, some_pages = [keys[i] for i in kept], [pages[i] for i in kept]
+        written = self.inner.write_from(pool, some_keys, some_pages, limit)
         for i, is_written in zip(kept, written, strict=True):
             results[i] = is_written
         return results
@@ -135,10 +148,10 @@ class FaultyStore:
     def close(self) -> None:
         self.inner.close()
 
-    def _enter(self, call: str) -> None:
+    def _enter(self, call: str, limit: Limit | None = None) -> None:
         if self.faults.delay_s > 0:
             self._inject("num_delayed_calls")
-            time.sleep(self.faults.delay_s)
+            (limit or Limit()).sleep(self.faults.delay_s)
         if call in self.faults.raising:
             self._inject("num_raised_calls")
             raise StorageError(f"FaultyStore: {call} was told to fail")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from ..errors import StorageError
 from .folders import open_namespace, open_root
 from .index import PageFormat
+from .limit import Limit, is_over
 from .local_pool import LocalPool
 from .namespace import StoreNamespace
-from .protocol import STAT_NAMES, check_keys, check_page_bytes, check_pages
+from .protocol import STAT_NAMES, Capabilities, check_keys, check_page_bytes, check_pages
 from .segment import Durability
 
 if TYPE_CHECKING:  # a store needs neither numpy nor torch
@@ -36,6 +37,10 @@ class LocalStore:
     read-only from then on (`failure` says why). There is no quota, and the room of removed pages
     comes back with clear().
     """
+
+    capabilities = Capabilities(
+        zero_copy=True, atomic_batch=False, quota=False, persistent=True, shared=True
+    )
 
     @classmethod
     def for_pools(
@@ -92,20 +97,24 @@ class LocalStore:
             self._release()
             raise
 
-    def exists(self, pool: str, keys: Sequence[bytes]) -> list[bool]:
+    def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
         check_keys(pool, keys)
         with self._call(pool) as held:
-            return [False] * len(keys) if held is None else held.has(keys)
+            return [False] * len(keys) if held is None or is_over(limit) else held.has(keys)
 
     def read_into(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
         with self._call(pool) as held:
             if held is None:
                 return [False] * len(keys)
             num_bytes = held.format.page_bytes
             check_pages(pool, keys, pages, num_bytes, "read")
-            results = held.read(keys, pages)
+            results = [False] * len(keys) if is_over(limit) else held.read(keys, pages)
             num_read = sum(results)
             held.count("num_read_pages", num_read)
             held.count("num_missed_pages", len(keys) - num_read)
@@ -113,7 +122,11 @@ class LocalStore:
         return results
 
     def write_from(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
         with self._call(pool) as held:
             if held is None:
@@ -121,7 +134,7 @@ class LocalStore:
             check_pages(pool, keys, pages, held.format.page_bytes, "write")
             firsts = dict(zip(reversed(keys), reversed(pages), strict=True))
             items = {key: firsts[key] for key in keys}  # adjacent pages lie in adjacent slots
-            if self.failure is None:
+            if self.failure is None and not is_over(limit):
                 stored, error = held.write(items, self._durability)
                 if error is not None and error.errno in _FATAL_WRITE_ERRNOS:
                     self.failure = StorageError(f"store {self.root} is read-only: {error.strerror}")

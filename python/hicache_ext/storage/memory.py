@@ -4,11 +4,16 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from ..errors import StorageError
-from .protocol import STAT_NAMES, check_keys, check_page_bytes, check_pages
+from .limit import Limit, is_over
+from .protocol import STAT_NAMES, Capabilities, check_keys, check_page_bytes, check_pages
 
 
 class MemoryStore:
     """Pages are copied in and out, so a caller's buffer may be reused as soon as a call returns."""
+
+    capabilities = Capabilities(
+        zero_copy=False, atomic_batch=False, quota=False, persistent=False, shared=False
+    )
 
     def __init__(self, page_bytes: Mapping[str, int]) -> None:
         """`page_bytes`: {pool: bytes of one page}; other pools do not exist here."""
@@ -18,30 +23,39 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def exists(self, pool: str, keys: Sequence[bytes]) -> list[bool]:
+    def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
         check_keys(pool, keys)
         with self._lock:
             held = self._pool(pool)
-            return [key in held for key in keys]
+            return [key in held and not is_over(limit) for key in keys]
 
     def read_into(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
         if pool in self._page_bytes:
             check_pages(pool, keys, pages, self._page_bytes[pool], "read")
         with self._lock:
             held = self._pool(pool)
             found = [held.get(key) for key in keys]
-        for content, page in zip(found, pages, strict=False):
-            if content is not None:
-                page.cast("B")[:] = content
-        results = [content is not None for content in found]
+        results = [False] * len(keys)
+        for position, content in enumerate(found):
+            if content is not None and not is_over(limit):
+                pages[position].cast("B")[:] = content
+                results[position] = True
         self._count("read", pool, sum(results))
         self._count("missed", pool, len(results) - sum(results))
         return results
 
     def write_from(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
         if pool not in self._page_bytes:
             self._check_open()
@@ -51,11 +65,12 @@ class MemoryStore:
             held = self._pool(pool)
             num_before = len(held)
             for key, page in zip(keys, pages, strict=True):
-                if key not in held:
+                if key not in held and not is_over(limit):
                     held[key] = bytes(page)
             num_new = len(held) - num_before
+            results = [key in held for key in keys]
         self._count("written", pool, num_new)
-        return [True] * len(keys)
+        return results
 
     def remove(self, pool: str, keys: Sequence[bytes]) -> int:
         check_keys(pool, keys)

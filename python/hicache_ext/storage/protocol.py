@@ -1,10 +1,23 @@
 """PageStore: what every L3 backend is to the rest of the package, and the checks that all share."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ..errors import StorageError
 from ..keys import KEY_BYTES
+from .limit import Limit
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a store can do, so that nobody has to guess from its class."""
+
+    zero_copy: bool  # pages move straight between the caller's buffers and the engine
+    atomic_batch: bool  # a batch is stored as a whole or not at all
+    quota: bool  # evicts by itself to stay within its bytes
+    persistent: bool  # pages outlive the process
+    shared: bool  # other processes see what is written
 
 
 @runtime_checkable
@@ -14,15 +27,24 @@ class PageStore(Protocol):
     A pool the store does not know, a key it does not have and a page it cannot trust are False,
     never an error: the caller recomputes. StorageError is for a misuse (a key that is not 32 bytes,
     a buffer of the wrong size, unequal lengths) and for a closed store. No keys: [].
-    Buffers belong to the caller and are borrowed until the call returns.
+    Past its `limit` a call returns and tells what it has not done as False.
+    Buffers belong to the caller and are borrowed until the call returns. A store whose engine
+    cannot give them back in time raises StoreTimeout: they stay borrowed until its wait() is True.
     """
 
-    def exists(self, pool: str, keys: Sequence[bytes]) -> list[bool]:
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
         """Which keys a read would probably find. Cheap: no page is read or verified."""
         ...
 
     def read_into(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
         """Fill pages[i] (writable, contiguous, exactly page_bytes) with the page of keys[i].
 
@@ -31,7 +53,11 @@ class PageStore(Protocol):
         ...
 
     def write_from(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
     ) -> list[bool]:
         """Store pages[i] under keys[i]. True also where the key exists: keys name their content,
         so the first value stays. False is a page that was not stored."""

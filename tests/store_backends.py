@@ -1,0 +1,47 @@
+"""The backends of the conformance suite, and pages by number. A new backend is one entry here."""
+
+import random
+
+from hicache_ext.storage import FaultyStore, LocalStore, MemoryStore, PageStore, StoreNamespace
+
+PAGE_BYTES = {"full": 4096, "swa": 1000}
+NAMESPACES = {
+    pool: StoreNamespace("model", "rev", "float32", {"num_layers": 2, "pool": pool}, 16, "0/1")
+    for pool in PAGE_BYTES
+}
+
+
+def make_memory(tmp_path) -> PageStore:
+    return MemoryStore(PAGE_BYTES)
+
+
+def make_local(tmp_path) -> PageStore:
+    return LocalStore(tmp_path / "store", NAMESPACES, PAGE_BYTES)
+
+
+def make_faultless(tmp_path) -> PageStore:
+    return FaultyStore(MemoryStore(PAGE_BYTES))
+
+
+MAKERS = {"memory": make_memory, "local": make_local, "faulty": make_faultless}
+
+
+def key_of(number: int) -> bytes:
+    return random.Random(number).randbytes(32)
+
+
+def page_of(number: int, pool: str = "full") -> bytes:
+    return random.Random(f"{pool}/{number}").randbytes(PAGE_BYTES[pool])
+
+
+def put(store: PageStore, numbers, pool: str = "full") -> list[bool]:
+    keys = [key_of(n) for n in numbers]
+    return store.write_from(pool, keys, [memoryview(page_of(n, pool)) for n in numbers])
+
+
+def get(store: PageStore, numbers, pool: str = "full") -> list[bytes | None]:
+    """Each page's bytes, None for a miss; buffers are poisoned first, so stale bytes show."""
+    buffers = [bytearray(b"\xa5" * PAGE_BYTES[pool]) for _ in numbers]
+    found = store.read_into(pool, [key_of(n) for n in numbers], [memoryview(b) for b in buffers])
+    assert len(found) == len(buffers)
+    return [bytes(b) if ok else None for ok, b in zip(found, buffers, strict=True)]
