@@ -154,6 +154,15 @@ def test_a_copy_that_fails_is_told_to_the_forward_pass(ranks: Ranks) -> None:
     end(ranks, matches)
 
 
+def test_a_copy_that_fails_on_one_rank_is_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rank asks the tree for the same things, in the same order, as those whose copy runs."""
+    monkeypatch.setenv("HICACHE_CHECK", "full")
+    ranks = Ranks(3)
+    on_host(ranks)
+    test_a_copy_that_fails_is_told_to_the_forward_pass(ranks)
+    ranks.close()
+
+
 def test_pages_that_the_tree_got_meanwhile_stay_valid_until_the_release(ranks: Ranks) -> None:
     """Another request computed the same prefix: the tree keeps its pages, the pass reads ours."""
     matches = start(ranks)

@@ -84,8 +84,10 @@ class LoadBackOp(TransferOp):
         self._unused: Pages = {}
 
     def _start_copy(self, pages: Pages) -> Copies:
+        # Before what may fail on this rank alone: calls of the tree are compared across ranks.
+        path_pages = self._path_pages(pages)
         copies = self._ctx.pools.copy_layers(self._sources, pages)
-        self._load._started(self._path_pages(pages), copies)
+        self._load._started(path_pages, copies)
         return copies
 
     def _path_pages(self, loaded: Pages) -> dict[str, list[int]]:
