@@ -2,10 +2,12 @@
 
 from .endpoints import restorable_endpoints
 from .faulty import Answer, Faults, FaultyStore
+from .head_shards import HeadShards, store_by_heads
 from .limit import Limit
 from .local import LocalStore
 from .memory import MemoryStore
 from .namespace import StoreNamespace
+from .pieces import Piece, PieceStore
 from .protocol import Capabilities, PageStore
 from .segment import Durability
 
@@ -15,10 +17,14 @@ __all__ = [
     "Durability",
     "Faults",
     "FaultyStore",
+    "HeadShards",
     "Limit",
     "LocalStore",
     "MemoryStore",
     "PageStore",
+    "Piece",
+    "PieceStore",
     "StoreNamespace",
     "restorable_endpoints",
+    "store_by_heads",
 ]
