@@ -2,7 +2,16 @@
 
 import random
 
-from hicache_ext.storage import FaultyStore, LocalStore, MemoryStore, PageStore, StoreNamespace
+from net_servers import shared_valkey
+
+from hicache_ext.storage import (
+    FaultyStore,
+    LocalStore,
+    MemoryStore,
+    PageStore,
+    RedisStore,
+    StoreNamespace,
+)
 
 PAGE_BYTES = {"full": 4096, "swa": 1000}
 NAMESPACES = {
@@ -23,7 +32,19 @@ def make_faultless(tmp_path) -> PageStore:
     return FaultyStore(MemoryStore(PAGE_BYTES))
 
 
-MAKERS = {"memory": make_memory, "local": make_local, "faulty": make_faultless}
+def make_redis(tmp_path) -> PageStore:
+    url = f"redis://127.0.0.1:{shared_valkey().port}"
+    store = RedisStore(url, NAMESPACES, PAGE_BYTES)
+    store.clear()
+    return store
+
+
+MAKERS = {
+    "memory": make_memory,
+    "local": make_local,
+    "faulty": make_faultless,
+    "redis": make_redis,
+}
 
 
 def key_of(number: int) -> bytes:

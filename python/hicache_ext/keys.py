@@ -27,6 +27,13 @@ def checksum_seed(key: bytes) -> int:
     return int.from_bytes(key[:8], "little")
 
 
+def page_checksum(key: bytes, page: memoryview) -> bytes:
+    """What is stored with a page, 16 bytes. Native, and the GIL is released."""
+    from . import _C
+
+    return _C.xxh3_128_digest(page, seed=checksum_seed(key))
+
+
 def page_keys(tokens: bytes, page_size: int, seed: bytes = b"") -> list[bytes]:
     """One 32-byte key per whole page: key_i = sha256(key_{i-1} || tokens of page i).
 

@@ -9,6 +9,8 @@ from .memory import MemoryStore
 from .namespace import StoreNamespace
 from .pieces import Piece, PieceStore
 from .protocol import Capabilities, PageStore
+from .redis import RedisStore
+from .redis_links import RedisServer
 from .segment import Durability
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "PageStore",
     "Piece",
     "PieceStore",
+    "RedisServer",
+    "RedisStore",
     "StoreNamespace",
     "restorable_endpoints",
     "store_by_heads",

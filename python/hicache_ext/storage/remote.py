@@ -1,0 +1,237 @@
+"""RemoteStore: what the stores over a server have in common. A server in trouble is a miss."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..errors import StorageError
+from .breaker import BreakerState, CircuitBreaker, Verdict
+from .limit import Limit
+from .namespace import StoreNamespace
+from .protocol import STAT_NAMES, Capabilities, check_keys, check_page_bytes, check_pages
+from .remote_call import CallOver, EngineError, Patience
+
+_STATS = (
+    *STAT_NAMES,
+    "num_corrupt_pages",  # there, but not what was written; removed
+    "num_refused_pages",  # which the server had, or was to take, and would not
+    "num_failed_calls",  # the server was lost, or refused everything
+    "num_late_calls",  # cut at a deadline, or cancelled
+    "num_skipped_calls",  # not made, as the circuit breaker was open
+)
+
+
+@dataclass(frozen=True)
+class RemotePool:
+    """One pool of a store; `digest` is that of its namespace."""
+
+    name: str
+    digest: str
+    page_bytes: int
+
+
+class RemoteStore(ABC):
+    """A PageStore whose pages lie in a server; the subclass talks to it.
+
+    exists, read_into and write_from never raise because of the server: what it did not answer in
+    time is False, `last_error` says why, and after a few bad calls in a row the circuit breaker
+    keeps the next ones away from it for a while. remove and clear raise StorageError instead:
+    whoever calls them has to know. Each call has `timeout_s` at most, a shorter Limit included.
+    """
+
+    capabilities: Capabilities
+
+    def __init__(
+        self,
+        where: str,
+        namespaces: Mapping[str, StoreNamespace],
+        page_bytes: Mapping[str, int],
+        *,
+        timeout_s: float,
+        breaker: CircuitBreaker | None,
+    ) -> None:
+        """`where` names the server in messages. Every pool of `page_bytes` has its namespace."""
+        sizes = check_page_bytes(page_bytes)
+        if set(sizes) != set(namespaces):
+            raise StorageError(f"pools {sorted(sizes)} but namespaces for {sorted(namespaces)}")
+        if not timeout_s > 0:
+            raise StorageError(f"timeout_s={timeout_s}, expected more than 0")
+        self.where = where
+        self.last_error = ""
+        self.breaker = breaker or CircuitBreaker()
+        self._timeout_s = timeout_s
+        self._pools = {
+            name: RemotePool(name, namespaces[name].digest(), num_bytes)
+            for name, num_bytes in sizes.items()
+        }
+        self._idle = threading.Condition()  # of the counters, too
+        self._counters = dict.fromkeys(_STATS, 0)
+        self._num_calls = 0
+        self._is_closed = False
+
+    def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
+        check_keys(pool, keys)
+        results = [False] * len(keys)
+        with self._call(pool) as held:
+            if held and keys:
+                self._attempt(limit, lambda patience: self._exists(held, keys, results, patience))
+        return results
+
+    def read_into(
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
+    ) -> list[bool]:
+        results = [False] * len(keys)
+        with self._call(pool) as held:
+            if held is None:
+                return results
+            check_pages(pool, keys, pages, held.page_bytes, "read")
+            if keys:
+                flat = [page.cast("B") for page in pages]
+                self._attempt(
+                    limit, lambda patience: self._read(held, keys, flat, results, patience)
+                )
+            num_read = sum(results)
+            self._count("num_read_pages", num_read)
+            self._count("num_missed_pages", len(keys) - num_read)
+            self._count("read_bytes", num_read * held.page_bytes)
+        return results
+
+    def write_from(
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        limit: Limit | None = None,
+    ) -> list[bool]:
+        results = [False] * len(keys)
+        with self._call(pool) as held:
+            if held is None:
+                return results
+            check_pages(pool, keys, pages, held.page_bytes, "write")
+            if keys:
+                flat = [page.cast("B") for page in pages]
+                self._attempt(
+                    limit, lambda patience: self._write(held, keys, flat, results, patience)
+                )
+        return results
+
+    def remove(self, pool: str, keys: Sequence[bytes]) -> int:
+        """StorageError if the server does not do it; some of the pages may be gone."""
+        check_keys(pool, keys)
+        with self._call(pool) as held:
+            if held is None or not keys:
+                return 0
+            return self._command("remove", lambda patience: self._remove(held, keys, patience))
+
+    def clear(self) -> None:
+        """StorageError if the server does not do it; some of the pages may be gone."""
+        with self._call("") as _:
+            self._command("clear", self._clear)
+
+    def stats(self) -> dict[str, int]:
+        """STAT_NAMES and what a remote store adds: see above; is_open (0, 1), of the breaker."""
+        with self._idle:
+            counters = dict(self._counters)
+        return counters | {"is_open": int(self.breaker.state is not BreakerState.CLOSED)}
+
+    def close(self) -> None:
+        with self._idle:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._idle.wait_for(lambda: self._num_calls == 0)
+        self._release()
+
+    @abstractmethod
+    def _exists(
+        self, pool: RemotePool, keys: Sequence[bytes], results: list[bool], patience: Patience
+    ) -> None:
+        """As read_into() and write_from() below: `results`, all False, are filled in as they come,
+        and CallOver or EngineError ends it early.
+        """
+
+    @abstractmethod
+    def _read(
+        self,
+        pool: RemotePool,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        results: list[bool],
+        patience: Patience,
+    ) -> None: ...
+
+    @abstractmethod
+    def _write(
+        self,
+        pool: RemotePool,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        results: list[bool],
+        patience: Patience,
+    ) -> None: ...
+
+    @abstractmethod
+    def _remove(self, pool: RemotePool, keys: Sequence[bytes], patience: Patience) -> int: ...
+
+    @abstractmethod
+    def _clear(self, patience: Patience) -> int: ...
+
+    @abstractmethod
+    def _release(self) -> None: ...
+
+    def _count(self, name: str, number: int = 1) -> None:
+        with self._idle:
+            self._counters[name] += number
+
+    @contextmanager
+    def _call(self, pool: str) -> Iterator[RemotePool | None]:
+        """The pool, if there is one; close() waits for the end of the block."""
+        with self._idle:
+            if self._is_closed:
+                raise StorageError(f"store at {self.where} is closed")
+            self._num_calls += 1
+        try:
+            yield self._pools.get(pool)
+        finally:
+            with self._idle:
+                self._num_calls -= 1
+                self._idle.notify_all()
+
+    def _attempt(self, limit: Limit | None, work: Callable[[Patience], None]) -> None:
+        """Whatever ends it early is counted, and told to the breaker."""
+        ticket = self.breaker.admit()
+        if ticket is None:
+            self._count("num_skipped_calls")
+            return
+        patience = Patience(limit, self._timeout_s)
+        verdict = Verdict.UNKNOWN
+        try:
+            work(patience)
+            verdict = Verdict.GOOD
+        except CallOver:
+            self._count("num_late_calls")
+            if patience.is_server_late:
+                verdict = Verdict.BAD
+                self.last_error = f"no answer within {self._timeout_s} s"
+        except EngineError as error:
+            self._count("num_failed_calls")
+            verdict = Verdict.BAD
+            self.last_error = str(error)
+        finally:
+            self.breaker.settle(ticket, verdict)
+
+    def _command(self, name: str, work: Callable[[Patience], int]) -> int:
+        try:
+            return work(Patience(None, self._timeout_s))
+        except CallOver:
+            reason = f"no answer within {self._timeout_s} s"
+        except EngineError as error:
+            reason = str(error)
+        self._count("num_failed_calls")
+        raise StorageError(f"store at {self.where}: {name}: {reason}")

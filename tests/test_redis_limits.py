@@ -1,0 +1,151 @@
+"""Time and connections of a RedisStore: limits, the breaker, servers that come and go."""
+
+import random
+import threading
+import time
+
+import pytest
+from redis_faults import NUMBERS, good_server, good_store, open_store, spoil
+from resp_server import RespServer
+from store_backends import NAMESPACES, PAGE_BYTES, get, key_of, page_of, put
+
+from hicache_ext.errors import StorageError
+from hicache_ext.storage import Limit, RedisServer, RedisStore
+from hicache_ext.storage.breaker import CircuitBreaker
+
+server, store = good_server, good_store
+
+
+def test_silence_ends_at_the_limit_and_no_buffer_is_touched_after(server, store) -> None:
+    go_on = threading.Event()
+
+    def silent(words: list[bytes]) -> bytes | None:
+        if words[0] == b"GET":
+            go_on.wait(30)
+        return server.answer(words)
+
+    server.script = silent
+    buffer = bytearray(b"\xa5" * PAGE_BYTES["full"])
+    begin = time.monotonic()
+    found = store.read_into("full", [key_of(0)], [memoryview(buffer)], Limit(0.1))
+    assert found == [False] and 0.1 <= time.monotonic() - begin < 5
+    go_on.set()  # the answer comes now
+    assert get(store, [1]) == [page_of(1)]
+    assert buffer == b"\xa5" * PAGE_BYTES["full"]
+    assert store.stats()["num_late_calls"] == 1 and store.stats()["num_failed_calls"] == 0
+
+
+def test_cancel_ends_a_call_that_waits(server, store: RedisStore) -> None:
+    server.script = lambda words: b""
+    limit = Limit()
+    threading.Timer(0.05, limit.cancel).start()
+    begin = time.monotonic()
+    assert store.exists("full", [key_of(0)], limit) == [False]
+    assert time.monotonic() - begin < 4
+    assert store.exists("full", [key_of(0)], limit) == [False]  # and is over for good
+
+
+def test_what_came_in_time_is_kept(server, store: RedisStore) -> None:
+    spoil(server, 2, lambda right: right[:1000])
+    buffers = [bytearray(PAGE_BYTES["full"]) for _ in NUMBERS]
+    pages = [memoryview(b) for b in buffers]
+    found = store.read_into("full", [key_of(n) for n in NUMBERS], pages, Limit(0.2))
+    assert found == [True, True, False, False]
+    assert buffers[:2] == [page_of(0), page_of(1)]
+
+
+def test_bytes_one_by_one_are_put_together(server, store: RedisStore) -> None:
+    rng = random.Random(3)
+    server.script = lambda words: b""
+    links = []
+
+    def trickle(words: list[bytes]) -> bytes:
+        links.extend(server._open[-1:])
+        data, sock = server.answer(words), server._open[-1]
+        while data:
+            num_bytes = rng.choice([1, 2, 3, 17, 1000, 4096])
+            sock.sendall(data[:num_bytes])
+            data = data[num_bytes:]
+        return b""
+
+    server.script = trickle
+    assert get(store, [0, 9, 1, 2]) == [page_of(0), None, page_of(1), page_of(2)]
+    assert links
+
+
+def test_the_stores_own_timeout_opens_the_breaker(server) -> None:
+    breaker = CircuitBreaker(num_failures=2, open_s=0.3)
+    store = open_store(server, timeout_s=0.1, breaker=breaker)
+    put(store, [0])
+    server.script = lambda words: b""
+    for _ in range(2):
+        assert get(store, [0]) == [None]
+    assert "0.1 s" in store.last_error
+    begin = time.monotonic()
+    assert get(store, [0]) == [None] and put(store, [1]) == [False]
+    assert time.monotonic() - begin < 0.1  # nobody waits any more
+    assert store.stats()["num_skipped_calls"] == 2 and store.stats()["is_open"] == 1
+    server.script = None
+    time.sleep(0.3)
+    assert get(store, [0]) == [page_of(0)]
+    assert store.stats()["is_open"] == 0
+    store.close()
+
+
+def test_a_connection_that_went_away_between_calls_costs_nothing(server, store) -> None:
+    server.hang_up()
+    time.sleep(0.05)
+    assert get(store, NUMBERS) == [page_of(n) for n in NUMBERS]
+    assert store.stats()["num_failed_calls"] == 0
+
+
+def test_connections_are_few_and_shared(server) -> None:
+    store = open_store(server, num_links=2)
+    put(store, NUMBERS)
+    before, gate = server.num_links, threading.Barrier(6)
+    wrong = []
+
+    def reader() -> None:
+        gate.wait()
+        for _ in range(5):
+            if get(store, NUMBERS) != [page_of(n) for n in NUMBERS]:
+                wrong.append(1)
+
+    threads = [threading.Thread(target=reader) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and server.num_links <= before + 1
+    server.script = lambda words: b""
+    busy = [threading.Thread(target=get, args=(store, [0])) for _ in range(2)]
+    for thread in busy:
+        thread.start()
+    time.sleep(0.05)
+    assert store.exists("full", [key_of(0)], Limit(0.05)) == [False]  # none comes free
+    server.hang_up()
+    for thread in busy:
+        thread.join()
+    store.close()
+
+
+def test_down_at_open_is_a_typed_error() -> None:
+    with RespServer() as server:
+        address = server.address
+    for where in (address, RedisServer(unix_path="/nowhere/redis.sock")):
+        with pytest.raises(StorageError, match="open: connect:"):
+            RedisStore(where, NAMESPACES, PAGE_BYTES)
+
+
+def test_a_server_that_accepts_and_says_nothing_at_open() -> None:
+    with RespServer(lambda words: b"") as server, pytest.raises(StorageError, match="within"):
+        open_store(server, connect_timeout_s=0.1)
+
+
+@pytest.mark.parametrize("text", ["LOADING not yet", "MOVED 1 127.0.0.1:1", "NOPERM no"])
+def test_a_server_that_does_not_answer_about_our_keys_at_open(text: str) -> None:
+    def script(words: list[bytes]) -> bytes:
+        return b"+PONG\r\n" if words[0] == b"PING" else f"-{text}\r\n".encode()
+
+    with RespServer(script) as server, pytest.raises(StorageError, match=text):
+        open_store(server)
