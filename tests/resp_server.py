@@ -1,6 +1,7 @@
 """A server that speaks RESP as a test tells it to: right, wrong, late or not at all."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 
@@ -17,8 +18,9 @@ def bulk(value: bytes) -> bytes:
 class RespServer:
     """Lets everybody in and has every key that open() asks for; the rest is up to `script`."""
 
-    def __init__(self, script: Script | None = None) -> None:
+    def __init__(self, script: Script | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
+        self._tls = tls
         self.num_links = 0
         self._values: dict[bytes, bytes] = {}
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -68,6 +70,8 @@ class RespServer:
 
     def _serve(self, sock: socket.socket) -> None:
         try:
+            if self._tls:
+                sock = self._tls.wrap_socket(sock, server_side=True)
             with sock, sock.makefile("rb") as file:
                 while head := file.readline():
                     words = [
