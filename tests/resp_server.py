@@ -32,6 +32,7 @@ class RespServer:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # or the thread in accept() keeps it open
         self._listener.close()
         self.hang_up()
 
