@@ -1,13 +1,17 @@
 """The backends of the conformance suite, and pages by number. A new backend is one entry here."""
 
 import random
+from dataclasses import replace
+from secrets import token_hex
 
+from mooncake_tools import shared_client
 from net_servers import shared_valkey
 
 from hicache_ext.storage import (
     FaultyStore,
     LocalStore,
     MemoryStore,
+    MooncakeStore,
     PageStore,
     RedisStore,
     StoreNamespace,
@@ -39,11 +43,18 @@ def make_redis(tmp_path) -> PageStore:
     return store
 
 
+def make_mooncake(tmp_path) -> PageStore:
+    # Of the shared cluster a namespace that no other test knows.
+    own = {pool: replace(space, revision=token_hex()) for pool, space in NAMESPACES.items()}
+    return MooncakeStore(shared_client(), own, PAGE_BYTES)
+
+
 MAKERS = {
     "memory": make_memory,
     "local": make_local,
     "faulty": make_faultless,
     "redis": make_redis,
+    "mooncake": make_mooncake,
 }
 
 

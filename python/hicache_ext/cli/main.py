@@ -48,3 +48,39 @@ def demo(
         num_threads=threads,
     )
     raise typer.Exit(run_demo(plan, keep_store=keep_store))
+
+
+@app.command()
+def mooncake(
+    nodes: Annotated[int, typer.Option(help="Storage nodes on this machine.")] = 1,
+    gib: Annotated[float, typer.Option(help="Memory of each, in GiB.")] = 2.0,
+    host: Annotated[str, typer.Option(help="This machine, as others reach it.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of the master.")] = 50051,
+    join: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a master elsewhere: none is started here.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="tcp or rdma.")] = "tcp",
+    devices: Annotated[str, typer.Option(help="NICs of rdma, by commas.")] = "",
+) -> None:
+    """Run a Mooncake master and storage nodes until interrupted: docs/mooncake.md.
+
+    Whoever reaches them can read and delete every page: use a private network.
+    """
+    from hicache_ext.errors import StorageError
+    from hicache_ext.storage.mooncake_nodes import MooncakeNodes, serve
+
+    try:
+        serve(
+            MooncakeNodes(
+                num_nodes=nodes,
+                node_bytes=int(gib * 2**30),
+                host=host,
+                port=port,
+                join=join,
+                protocol=protocol,
+                devices=devices,
+            )
+        )
+    except StorageError as error:
+        typer.echo(f"hicache mooncake: {error}", err=True)
+        raise typer.Exit(1) from None

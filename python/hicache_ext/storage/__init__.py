@@ -6,6 +6,8 @@ from .head_shards import HeadShards, store_by_heads
 from .limit import Limit
 from .local import LocalStore
 from .memory import MemoryStore
+from .mooncake import MooncakeStore
+from .mooncake_client import MooncakeClient
 from .namespace import StoreNamespace
 from .pieces import Piece, PieceStore
 from .protocol import Capabilities, PageStore
@@ -23,6 +25,8 @@ __all__ = [
     "Limit",
     "LocalStore",
     "MemoryStore",
+    "MooncakeClient",
+    "MooncakeStore",
     "PageStore",
     "Piece",
     "PieceStore",

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..errors import StorageError
+from ..errors import StorageError, StoreTimeout
 from .breaker import BreakerState, CircuitBreaker, Verdict
 from .limit import Limit
 from .namespace import StoreNamespace
 from .protocol import STAT_NAMES, Capabilities, check_keys, check_page_bytes, check_pages
-from .remote_call import CallOver, EngineError, Patience
+from .remote_call import CallOver, EngineError, EngineLate, Patience
 
 _STATS = (
     *STAT_NAMES,
@@ -91,15 +91,17 @@ class RemoteStore(ABC):
             if held is None:
                 return results
             check_pages(pool, keys, pages, held.page_bytes, "read")
-            if keys:
-                flat = [page.cast("B") for page in pages]
-                self._attempt(
-                    limit, lambda patience: self._read(held, keys, flat, results, patience)
-                )
-            num_read = sum(results)
-            self._count("num_read_pages", num_read)
-            self._count("num_missed_pages", len(keys) - num_read)
-            self._count("read_bytes", num_read * held.page_bytes)
+            flat = [page.cast("B") for page in pages]
+            try:
+                if keys:
+                    self._attempt(
+                        limit, lambda patience: self._read(held, keys, flat, results, patience)
+                    )
+            finally:
+                num_read = sum(results)
+                self._count("num_read_pages", num_read)
+                self._count("num_missed_pages", len(keys) - num_read)
+                self._count("read_bytes", num_read * held.page_bytes)
         return results
 
     def write_from(
@@ -223,6 +225,12 @@ class RemoteStore(ABC):
             self._count("num_failed_calls")
             verdict = Verdict.BAD
             self.last_error = str(error)
+        except StoreTimeout as error:  # the engine holds the caller's pages: that has to be told
+            self._count("num_late_calls")
+            self.last_error = str(error)
+            if isinstance(error, EngineLate):
+                verdict = Verdict.BAD
+            raise
         finally:
             self.breaker.settle(ticket, verdict)
 

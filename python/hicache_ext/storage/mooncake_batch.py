@@ -1,0 +1,119 @@
+"""The pages of one read or write of a MooncakeStore: cut up, handed to the engine, verified."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .. import _C
+from ..keys import page_checksum
+from .lanes import Lane
+from .mooncake_client import CHUNK_BYTES, CHUNK_PAGES, TRAILER_BYTES, MooncakeClient
+from .mooncake_codes import Code, counter_of
+
+Move = Callable[[list[str], list[list[int]], list[list[int]]], list[int]]
+
+
+class PageBatch:
+    """An object is a page and its checksum. `results` and `counters` fill as calls end."""
+
+    def __init__(
+        self,
+        client: MooncakeClient,
+        names: Sequence[str],
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        results: list[bool],
+    ) -> None:
+        """At least one page; all of one size. `results` are the caller's, all False."""
+        self.names = names
+        self.results = results
+        self.counters: Counter[str] = Counter()
+        self.corrupt: list[str] = []  # names of objects that are not what was written
+        self._client = client
+        self._keys = keys
+        self._pages = pages
+        self._page_bytes = pages[0].nbytes
+        first: dict[bytes, int] = {}
+        for position, key in enumerate(keys):
+            first.setdefault(key, position)
+        self.firsts = list(first.values())  # one position of each key
+
+    def repeats(self) -> Iterator[tuple[int, int]]:
+        """(first position of the key, a later one) of every key that is there again."""
+        if len(self.firsts) < len(self._keys):
+            first = {self._keys[position]: position for position in self.firsts}
+            for position, key in enumerate(self._keys):
+                if position != first[key]:
+                    yield first[key], position
+
+    def chunks(self, positions: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Of one engine call each."""
+        step = min(CHUNK_PAGES, max(1, CHUNK_BYTES // self._page_bytes))
+        for start in range(0, len(positions), step):
+            yield positions[start : start + step]
+
+    def begin_read(self, chunk: Sequence[int], lane: Lane) -> Callable[[], list[int]]:
+        """The engine's call that fills these pages and the lane's trailers."""
+        return self._move(self._client.engine.batch_get_into_multi_buffers, chunk, lane)
+
+    def end_read(self, chunk: Sequence[int], lane: Lane, codes: list[int]) -> None:
+        """Verifies what came: the codes are the bytes of each object, or errors."""
+        trailers, _ = self._client.trailers(lane)
+        for i, (position, code) in enumerate(zip(chunk, codes, strict=True)):
+            trailer = trailers[i * TRAILER_BYTES : (i + 1) * TRAILER_BYTES]
+            if code < 0:
+                self._count(code)
+            elif code == self._page_bytes + TRAILER_BYTES and self._checksum(position) == trailer:
+                self.results[position] = True
+                continue
+            else:
+                self._count(Code.BAD_SIZE)
+            if code >= 0 or code == Code.BAD_SIZE:
+                self.corrupt.append(self.names[position])
+
+    def begin_write(self, config: Any, chunk: Sequence[int], lane: Lane) -> Callable[[], list[int]]:
+        """Checksums these pages into the lane's trailers; the engine's call that stores both."""
+        trailers, _ = self._client.trailers(lane)
+        trailers[: len(chunk) * TRAILER_BYTES] = b"".join(map(self._checksum, chunk))
+        put = self._client.engine.batch_put_from_multi_buffers
+        return self._move(lambda *objects: put(*objects, config), chunk, lane)
+
+    def end_write(self, chunk: Sequence[int], lane: Lane, codes: list[int]) -> None:
+        """What was stored; EXISTS: by somebody else, between our question and our put."""
+        for position, code in zip(chunk, codes, strict=True):
+            self.results[position] = code in (0, Code.EXISTS)
+            if code == 0:
+                self.counters["num_written_pages"] += 1
+            elif code != Code.EXISTS:
+                self._count(code)
+
+    def _move(self, move: Move, chunk: Sequence[int], lane: Lane) -> Callable[[], list[int]]:
+        """The arrays are exports of the caller's views: neither can be let go of in flight."""
+        arrays = [np.frombuffer(self._pages[position], np.uint8) for position in chunk]
+        names = [self.names[position] for position in chunk]
+        return partial(_move, self._client, move, names, arrays, self._client.trailers(lane)[1])
+
+    def _checksum(self, position: int) -> bytes:
+        return page_checksum(self._keys[position], self._pages[position])
+
+    def _count(self, code: int) -> None:
+        counter = counter_of(code)
+        if counter is not None:
+            self.counters[counter] += 1
+
+
+def _move(
+    client: MooncakeClient, move: Move, names: list[str], arrays: list[Any], trailers: int
+) -> list[int]:
+    """On a lane: one engine call, with memory that the engine may reach."""
+    addresses = [_C.array_address(array) for array in arrays]
+    page_bytes = arrays[0].nbytes
+    parts = [[address, trailers + i * TRAILER_BYTES] for i, address in enumerate(addresses)]
+    passing = client.memory.borrow(addresses, page_bytes)
+    try:
+        return move(names, parts, [[page_bytes, TRAILER_BYTES]] * len(names))
+    finally:
+        client.memory.return_(passing, page_bytes)
