@@ -28,6 +28,9 @@ from hicache_ext._C_host import cuda_pin_api as cuda_pin_api
 from hicache_ext._C_host import pin_chunk_bytes as pin_chunk_bytes
 from hicache_ext._C_host import pinned_regions_in as pinned_regions_in
 from hicache_ext._C_host import slot_stride as slot_stride
+from hicache_ext._C_storage import IoEngine as IoEngine
+from hicache_ext._C_storage import IoOp as IoOp
+from hicache_ext._C_storage import IoPath as IoPath
 from hicache_ext._C_tree import TreeComponent as TreeComponent
 from hicache_ext._C_tree import TreeCore as TreeCore
 from hicache_ext._C_tree import TreeHostPaths as TreeHostPaths

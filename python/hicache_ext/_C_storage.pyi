@@ -1,0 +1,32 @@
+"""The I/O engine of stored pages; a part of _C.pyi, and no module of its own."""
+
+from collections.abc import Sequence
+
+# --- bind_io_engine.cpp
+class IoOp:
+    READ: IoOp
+    WRITE: IoOp
+
+class IoPath:
+    AUTO: IoPath
+    URING: IoPath
+    THREADS: IoPath
+
+class IoEngine:
+    def __init__(
+        self,
+        path: IoPath = ...,
+        *,
+        max_in_flight_bytes: int = ...,
+        max_call_bytes: int = ...,
+        num_threads: int = ...,
+    ) -> None: ...
+    def run(
+        self,
+        requests: Sequence[tuple[IoOp, int, int, Sequence[object]]],  # op, file, offset, buffers
+        *,
+        timeout_s: float | None = None,
+    ) -> list[int]: ...  # an errno for each, 0: all bytes were moved
+    def sync(self, file: int) -> int: ...
+    @property
+    def report(self) -> dict[str, str]: ...

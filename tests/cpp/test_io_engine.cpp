@@ -1,0 +1,263 @@
+// The I/O engines for the sanitizers, with calls that fail, stop short and come back.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "hicache/storage/aligned_buffers.h"
+#include "hicache/storage/io_engine.h"
+
+using namespace hicache;
+
+namespace {
+
+constexpr size_t kPage = 8192;
+std::atomic<int> num_failed = 0;
+
+void expect(bool condition, const char* what, int64_t value = 0) {
+  if (condition) return;
+  ++num_failed;
+  std::printf("%s: %lld\n", what, static_cast<long long>(value));
+}
+
+// A file that nobody else sees; on O_DIRECT where the folder has it.
+class File {
+ public:
+  explicit File(bool is_direct) {
+    char name[] = "io_engine_XXXXXX";
+    const int fd = ::mkstemp(name);
+    fd_ = is_direct ? ::open(name, O_RDWR | O_DIRECT | O_CLOEXEC) : -1;
+    if (fd_ < 0) fd_ = ::open(name, O_RDWR | O_CLOEXEC);
+    ::unlink(name);
+    ::close(fd);
+  }
+  ~File() { ::close(fd_); }
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+std::byte pattern(size_t page, size_t at) { return static_cast<std::byte>(page * 31 + at * 7); }
+
+// `num_pages` pages in aligned memory, and a request for each.
+struct Pages {
+  explicit Pages(size_t num_pages) : memory(kPage, num_pages), lease(memory.take(num_pages)) {
+    for (size_t i = 0; i < num_pages; ++i) iovs.push_back({lease[i], kPage});
+  }
+  void fill() {
+    for (size_t i = 0; i < iovs.size(); ++i)
+      for (size_t at = 0; at < kPage; ++at) lease[i][at] = pattern(i, at);
+  }
+  void wipe() { std::memset(memory.data(), 0, memory.num_bytes()); }
+  bool is_right(size_t i) const {
+    for (size_t at = 0; at < kPage; ++at)
+      if (lease[i][at] != pattern(i, at)) return false;
+    return true;
+  }
+  std::vector<IoRequest> requests(IoOp op, int file) const {
+    std::vector<IoRequest> out;
+    for (size_t i = 0; i < iovs.size(); ++i)
+      out.push_back({op, file, i * kPage, &iovs[i], 1, static_cast<uint32_t>(i)});
+    return out;
+  }
+
+  AlignedBuffers memory;
+  AlignedBuffers::Lease lease;
+  std::vector<iovec> iovs;
+};
+
+std::vector<int> run(IoEngine& engine, const std::vector<IoRequest>& requests, IoLimit limit = {}) {
+  std::vector<int> errors(requests.size(), -1);
+  const std::thread::id caller = std::this_thread::get_id();
+  engine.run(requests.data(), requests.size(), limit, [&](uint32_t position, int error) {
+    expect(std::this_thread::get_id() == caller, "done on another thread");
+    expect(errors[position] == -1, "done twice", position);
+    errors[position] = error;
+  });
+  return errors;
+}
+
+void all_are(const std::vector<int>& errors, int error, const char* what) {
+  for (const int found : errors) expect(found == error, what, found);
+}
+
+void round_trip(IoConfig config, bool is_direct) {
+  const auto engine = make_io_engine(config);
+  const File file(is_direct);
+  Pages pages(200);
+  engine->add_file(file.fd());
+  engine->add_buffer(pages.memory.data(), pages.memory.num_bytes());
+  pages.fill();
+  auto requests = pages.requests(IoOp::kWrite, file.fd());
+  std::shuffle(requests.begin(), requests.end(), std::mt19937(1));
+  all_are(run(*engine, requests), 0, "write");
+  expect(engine->sync(file.fd()) == 0, "sync");
+  pages.wipe();
+  requests = pages.requests(IoOp::kRead, file.fd());
+  std::shuffle(requests.begin(), requests.end(), std::mt19937(2));
+  all_are(run(*engine, requests), 0, "read");
+  for (size_t i = 0; i < 200; ++i) expect(pages.is_right(i), "wrong bytes", static_cast<int>(i));
+  all_are(run(*engine, {}), 0, "nothing");
+  const iovec none{nullptr, 0};
+  all_are(run(*engine, {{IoOp::kRead, file.fd(), 0, &none, 1, 0}}), 0, "zero bytes");
+  engine->remove_buffer(pages.memory.data());
+  engine->remove_file(file.fd());
+  all_are(run(*engine, pages.requests(IoOp::kRead, file.fd())), 0, "after remove");
+}
+
+// One request of many calls, and scattered over many iovecs.
+void giant(IoConfig config) {
+  config.max_call_bytes = 3 * kPage;
+  const auto engine = make_io_engine(config);
+  const File file(true);
+  Pages pages(400);
+  pages.fill();
+  std::vector<iovec> odd;  // every other page: 200 pieces of memory for adjacent bytes
+  for (size_t i = 0; i < 400; i += 2) odd.push_back(pages.iovs[i]);
+  const std::vector<IoRequest> write = {
+      {IoOp::kWrite, file.fd(), 0, odd.data(), static_cast<uint32_t>(odd.size()), 0}};
+  all_are(run(*engine, write), 0, "giant write");
+  pages.wipe();
+  const iovec whole{pages.memory.data(), 200 * kPage};
+  all_are(run(*engine, {{IoOp::kRead, file.fd(), 0, &whole, 1, 0}}), 0, "giant read");
+  for (size_t i = 0; i < 200; ++i)
+    expect(pages.lease[i][5] == pattern(2 * i, 5), "giant bytes", static_cast<int>(i));
+  const iovec beyond{pages.memory.data(), 300 * kPage};
+  all_are(run(*engine, {{IoOp::kRead, file.fd(), 0, &beyond, 1, 0}}), ENODATA, "beyond the end");
+}
+
+// Every call comes back short, or with EINTR or EAGAIN, now and then.
+void hard_times(IoConfig config) {
+  std::mutex mutex;
+  std::mt19937 rng(7);
+  config.fault = [&](const IoCall& call, int64_t result) -> int64_t {
+    std::lock_guard lock(mutex);
+    switch (rng() % 4) {
+      case 0: return -EAGAIN;
+      case 1: return -EINTR;
+      case 2: return std::min<int64_t>(result, 1 + static_cast<int64_t>(rng() % call.num_bytes));
+      default: return result;
+    }
+  };
+  round_trip(config, true);
+  round_trip(config, false);
+}
+
+void failures(IoConfig config) {
+  const File file(true);
+  Pages pages(64);
+  pages.fill();
+  all_are(run(*make_io_engine(config), pages.requests(IoOp::kWrite, file.fd())), 0, "write");
+  pages.wipe();
+  const uint64_t bad = 21 * kPage;
+  config.fault = [bad](const IoCall& call, int64_t result) -> int64_t {
+    const bool is_hit = call.offset <= bad && bad < call.offset + call.num_bytes;
+    return result >= 0 && is_hit ? -EIO : result;
+  };
+  const auto engine = make_io_engine(config);
+  const std::vector<int> errors = run(*engine, pages.requests(IoOp::kRead, file.fd()));
+  for (size_t i = 0; i < 64; ++i) {
+    expect(errors[i] == (i == 21 ? EIO : 0), "only the bad page fails", errors[i]);
+    if (i != 21) expect(pages.is_right(i), "bytes beside a bad page", static_cast<int>(i));
+  }
+  all_are(run(*engine, pages.requests(IoOp::kRead, -1)), EBADF, "no file");
+  config.fault = [](const IoCall&, int64_t) -> int64_t { return -EAGAIN; };
+  all_are(run(*make_io_engine(config), pages.requests(IoOp::kRead, file.fd())), EAGAIN, "for ever");
+}
+
+void limits(IoConfig config) {
+  config.max_in_flight_bytes = 2 * kPage;
+  config.max_call_bytes = kPage;
+  std::atomic<bool> cancelled = true;
+  std::atomic<int> num_calls = 0;
+  config.fault = [&](const IoCall&, int64_t result) -> int64_t {
+    if (++num_calls == 10) cancelled = true;
+    return result;
+  };
+  const auto engine = make_io_engine(config);
+  const File file(true);
+  Pages pages(500);
+  pages.fill();
+  const auto requests = pages.requests(IoOp::kWrite, file.fd());
+  all_are(run(*engine, requests, {0, &cancelled}), ECANCELED, "cancelled before");
+  all_are(run(*engine, requests, {1, nullptr}), ECANCELED, "deadline before");
+  expect(num_calls == 0, "nothing was started", num_calls);
+  cancelled = false;
+  const std::vector<int> errors = run(*engine, requests, {0, &cancelled});
+  const auto num_ended = std::count(errors.begin(), errors.end(), 0);
+  const auto num_cancelled = std::count(errors.begin(), errors.end(), ECANCELED);
+  expect(num_ended + num_cancelled == 500, "done or cancelled", num_ended);
+  expect(num_ended >= 9 && num_ended == num_calls, "what ran is told", num_ended);
+}
+
+void many_callers(IoConfig config) {
+  config.max_in_flight_bytes = 8 * kPage;
+  const auto engine = make_io_engine(config);
+  const auto call = [&] {
+    const File file(true);
+    Pages pages(50);
+    pages.fill();
+    engine->add_file(file.fd());
+    engine->add_buffer(pages.memory.data(), pages.memory.num_bytes());
+    for (int turn = 0; turn < 5; ++turn) {
+      all_are(run(*engine, pages.requests(IoOp::kWrite, file.fd())), 0, "write of many");
+      pages.wipe();
+      all_are(run(*engine, pages.requests(IoOp::kRead, file.fd())), 0, "read of many");
+      for (size_t i = 0; i < 50; ++i) expect(pages.is_right(i), "bytes of many");
+    }
+    engine->remove_buffer(pages.memory.data());
+    engine->remove_file(file.fd());
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 6; ++i) threads.emplace_back(call);
+  for (std::thread& thread : threads) thread.join();
+}
+
+void leases() {
+  AlignedBuffers buffers(5000, 3);
+  expect(buffers.buffer_bytes() == kPage, "rounded up", static_cast<int>(buffers.buffer_bytes()));
+  std::atomic<int> num_out = 0;
+  const auto borrow = [&] {
+    for (int turn = 0; turn < 200; ++turn) {
+      const auto lease = buffers.take(2);
+      const int count = static_cast<int>(lease.size());
+      expect((num_out += count) <= 3, "more than there are");
+      for (int i = 0; i < count; ++i) std::memset(lease[static_cast<size_t>(i)], turn, 5000);
+      num_out -= count;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) threads.emplace_back(borrow);
+  for (std::thread& thread : threads) thread.join();
+  expect(buffers.take(9).size() == 3, "all came back");
+}
+
+}  // namespace
+
+int main() {
+  for (const IoPath path : {IoPath::kThreads, IoPath::kAuto}) {
+    IoConfig config;
+    config.path = path;
+    std::printf("%s\n", make_io_engine(config)->report().engine.c_str());
+    round_trip(config, true);
+    round_trip(config, false);
+    giant(config);
+    hard_times(config);
+    failures(config);
+    limits(config);
+    many_callers(config);
+  }
+  leases();
+  std::printf("test_io_engine: %d failed\n", num_failed.load());
+  return num_failed == 0 ? 0 : 1;
+}
