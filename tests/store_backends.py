@@ -5,16 +5,18 @@ from dataclasses import replace
 from secrets import token_hex
 
 from mooncake_tools import shared_client
-from net_servers import shared_valkey
+from net_servers import BUCKET, S3_KEY, S3_SECRET, shared_s3, shared_valkey
 
 from hicache_ext.storage import (
     FaultyStore,
     LocalStore,
     MemoryStore,
     MooncakeStore,
+    ObjectStore,
     PageStore,
     RedisStore,
     StoreNamespace,
+    open_s3,
 )
 
 PAGE_BYTES = {"full": 4096, "swa": 1000}
@@ -49,12 +51,25 @@ def make_mooncake(tmp_path) -> PageStore:
     return MooncakeStore(shared_client(), own, PAGE_BYTES)
 
 
+def open_bucket(port: int, secret: str = S3_SECRET, bucket: str = BUCKET, **options):
+    endpoint = f"http://127.0.0.1:{port}"
+    keys = {"access_key_id": S3_KEY, "secret_access_key": secret}
+    return open_s3(bucket, endpoint=endpoint, **keys, **options)
+
+
+def make_objects(tmp_path) -> PageStore:
+    bucket = open_bucket(shared_s3().port)
+    prefix = tmp_path.name  # nobody else's
+    return ObjectStore(bucket, NAMESPACES, PAGE_BYTES, prefix=prefix, object_bytes=20_000)
+
+
 MAKERS = {
     "memory": make_memory,
     "local": make_local,
     "faulty": make_faultless,
     "redis": make_redis,
     "mooncake": make_mooncake,
+    "objects": make_objects,
 }
 
 

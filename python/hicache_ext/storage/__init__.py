@@ -9,6 +9,8 @@ from .memory import MemoryStore
 from .mooncake import MooncakeStore
 from .mooncake_client import MooncakeClient
 from .namespace import StoreNamespace
+from .object_requests import open_s3
+from .objects import ObjectStore
 from .pieces import Piece, PieceStore
 from .protocol import Capabilities, PageStore
 from .redis import RedisStore
@@ -27,12 +29,14 @@ __all__ = [
     "MemoryStore",
     "MooncakeClient",
     "MooncakeStore",
+    "ObjectStore",
     "PageStore",
     "Piece",
     "PieceStore",
     "RedisServer",
     "RedisStore",
     "StoreNamespace",
+    "open_s3",
     "restorable_endpoints",
     "store_by_heads",
 ]

@@ -1,0 +1,155 @@
+"""An object store that is down, slow, dies in a batch or refuses: a miss, and it stays usable."""
+
+import os
+import random
+import signal
+import threading
+import time
+from contextlib import closing
+
+import pytest
+from net_servers import rclone_s3, shared_s3
+from s3_door import S3Door
+from store_backends import NAMESPACES, PAGE_BYTES, get, key_of, open_bucket, page_of, put
+
+from hicache_ext.errors import StorageError
+from hicache_ext.storage import Limit, ObjectStore
+from hicache_ext.storage.breaker import CircuitBreaker
+
+PER_OBJECT = 4
+
+
+def open_store(bucket, prefix: str, **options) -> ObjectStore:
+    options = {"object_bytes": PER_OBJECT * PAGE_BYTES["full"], "refresh_s": 0.0} | options
+    return ObjectStore(bucket, NAMESPACES, PAGE_BYTES, prefix=prefix, **options)
+
+
+@pytest.fixture
+def prefix(tmp_path) -> str:
+    return tmp_path.name
+
+
+@pytest.fixture
+def door():
+    with closing(S3Door(shared_s3().port)) as made:
+        yield made
+
+
+def test_a_chunk_that_is_refused_is_told_and_the_others_are_stored(door, prefix) -> None:
+    door.refuse = lambda method, path: 403 if path.endswith("/00000001") else None
+    with closing(open_store(open_bucket(door.port), prefix)) as store:
+        expected = [True] * 4 + [False] * 4 + [True] * 4
+        assert put(store, range(12)) == expected
+        assert store.stats()["num_failed_calls"] == 1 and "403" in store.last_error
+        assert store.stats()["num_written_pages"] == 8
+        door.refuse = lambda method, path: None
+        pages = [page_of(n) if expected[n] else None for n in range(12)]
+        assert get(store, range(12)) == pages
+        with closing(open_store(open_bucket(shared_s3().port), prefix)) as late:
+            assert get(late, range(12)) == pages
+        assert put(store, range(12)) == [True] * 12
+        assert get(store, range(12)) == [page_of(n) for n in range(12)]
+
+
+def test_without_its_index_nothing_is_stored(door, prefix) -> None:
+    door.refuse = lambda method, path: 403 if method == "PUT" and "/index/" in path else None
+    with closing(open_store(open_bucket(door.port), prefix)) as store:
+        assert put(store, range(6)) == [False] * 6
+        assert store.exists("full", [key_of(n) for n in range(6)]) == [False] * 6
+        with pytest.raises(StorageError, match="403"):
+            door.refuse = lambda method, path: 403
+            store.remove("full", [key_of(0)])
+        door.refuse = lambda method, path: None
+        assert put(store, range(6)) == [True] * 6 and get(store, [5]) == [page_of(5)]
+
+
+def test_a_large_batch_is_stored_step_by_step(door, prefix) -> None:
+    """What was acknowledged before the service began to refuse is there."""
+    num_puts = iter(range(100))
+    door.refuse = lambda method, path: 403 if method == "PUT" and next(num_puts) >= 6 else None
+    options = {"num_requests": 2, "object_bytes": 2 * PAGE_BYTES["full"]}
+    with closing(open_store(open_bucket(door.port), prefix, **options)) as store:
+        # Two objects of two pages and their index, twice.
+        assert put(store, range(20)) == [True] * 8 + [False] * 12
+        assert get(store, range(20)) == [page_of(n) for n in range(8)] + [None] * 12
+
+
+def test_clear_that_is_refused_says_so(door, prefix) -> None:
+    with closing(open_store(open_bucket(door.port), prefix)) as store:
+        put(store, [1])
+        door.refuse = lambda method, path: 403 if method in ("POST", "DELETE") else None
+        with pytest.raises(StorageError, match="clear"):
+            store.clear()
+        assert get(store, [1]) == [page_of(1)]
+
+
+def test_a_service_that_stops_and_goes_on() -> None:
+    with rclone_s3() as server:
+        breaker = CircuitBreaker(num_failures=2, open_s=0.3)
+        bucket = open_bucket(server.port, timeout_s=2.0)
+        store = open_store(bucket, "p", timeout_s=0.3, breaker=breaker)
+        put(store, range(8))
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            buffer = bytearray(b"\xa5" * PAGE_BYTES["full"])
+            begin = time.monotonic()
+            assert store.read_into("full", [key_of(0)], [memoryview(buffer)], Limit(0.1)) == [False]
+            limit = Limit()
+            threading.Timer(0.05, limit.cancel).start()
+            assert store.exists("full", [key_of(99)], limit) == [False]
+            assert time.monotonic() - begin < 2
+            assert store.stats()["is_open"] == 0  # that was the caller's wish
+            assert get(store, [1]) == [None] and put(store, [9]) == [False]
+            assert "0.3 s" in store.last_error and store.stats()["is_open"] == 1
+            begin = time.monotonic()
+            assert get(store, [1]) == [None]
+            assert time.monotonic() - begin < 0.2
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        time.sleep(0.4)
+        deadline = time.monotonic() + 20
+        while get(store, [1]) != [page_of(1)]:  # the requests given up go on for a while
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert buffer == b"\xa5" * PAGE_BYTES["full"]
+        store.close()
+
+
+@pytest.mark.parametrize("direction", ["read", "write"])
+def test_a_service_that_dies_in_a_batch_and_comes_back(direction: str) -> None:
+    with rclone_s3() as server:
+        sizes, num_pages = {"full": 1 << 20}, 48
+        store = ObjectStore(
+            open_bucket(server.port, timeout_s=2.0),
+            {"full": NAMESPACES["full"]},
+            sizes,
+            object_bytes=4 << 20,
+            num_requests=2,
+            breaker=CircuitBreaker(num_failures=2, open_s=0.2),
+        )
+        content = random.Random(1).randbytes(1 << 20)
+        keys = [key_of(i) for i in range(num_pages)]
+        buffers = [bytearray(1 << 20) for _ in keys]
+        pages = [memoryview(b) for b in buffers]
+        sources = [memoryview(content)] * num_pages
+        if direction == "read":
+            assert all(store.write_from("full", keys, sources))
+        threading.Timer(0.05, server.kill).start()
+        results = [True]
+        while all(results):  # until the kill is seen
+            if direction == "read":
+                results = store.read_into("full", keys, pages, Limit(20))
+            else:
+                results = store.write_from("full", keys, sources, Limit(20))
+                keys = keys if not all(results) else [os.urandom(32) for _ in keys]
+        assert store.stats()["num_failed_calls"] >= 1 and store.last_error
+        assert store.read_into("full", keys, pages) == [False] * num_pages
+        server.start()
+        time.sleep(0.25)
+        found = store.read_into("full", keys, pages)
+        assert found == (results if direction == "write" else [True] * num_pages)
+        assert all(buffers[i] == content for i in range(num_pages) if found[i])
+        assert store.write_from("full", keys, sources) == [True] * num_pages
+        assert store.read_into("full", keys, pages) == [True] * num_pages
+        assert all(b == content for b in buffers)
+        store.close()
