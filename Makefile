@@ -5,8 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # ninja comes with pip and is looked for on the PATH.
 export PATH := $(abspath $(BIN)):$(PATH)
-export HICACHE_CUDA HICACHE_CUDA_ARCHS HICACHE_CUDART MAX_JOBS
-VARIANT := $(HICACHE_CUDA)|$(HICACHE_CUDA_ARCHS)|$(HICACHE_CUDART)
+export HICACHE_CUDA HICACHE_CUDA_ARCHS HICACHE_CUDART HICACHE_URING MAX_JOBS
+VARIANT := $(HICACHE_CUDA)|$(HICACHE_CUDA_ARCHS)|$(HICACHE_CUDART)|$(HICACHE_URING)
 NATIVE := $(shell find csrc -type f) setup.py
 FORMATTED = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check

@@ -1,6 +1,7 @@
 """Build hicache_ext._C with torch's BuildExtension (ninja) from the list in csrc/sources.txt.
 
 Environment: HICACHE_CUDA=0|1 forces the CUDA part off or on (default: on where nvcc >= 12.8 is),
+HICACHE_URING=0|1 the same for io_uring (default: on where liburing 2.2 and its static library are),
 HICACHE_CUDA_ARCHS="90" builds for fewer architectures, HICACHE_CUDART=shared links cudart shared
 (test builds), MAX_JOBS limits the parallel compiles.
 """
@@ -15,6 +16,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
 MIN_NVCC = (12, 8)  # the first release that knows sm_100 and sm_120
+URING_FLAGS = ["-l:liburing.a"]
 SOURCES_PER_UNIT = {"tree": 20, "bindings": 11}  # by folder of csrc; two cores share the bindings
 
 
@@ -55,6 +57,22 @@ def select_cuda() -> Path | None:
     return None
 
 
+def select_uring() -> bool:
+    """Whether the compiler finds liburing and its static library."""
+    if (want := os.environ.get("HICACHE_URING")) == "0":
+        return False
+    # In 2.1, that of Ubuntu 22.04, the function is missing.
+    code = "#include <liburing.h>\nauto probe = io_uring_register_buffers_sparse;"
+    command = [os.environ.get("CXX", "c++"), "-shared", "-fPIC", "-x", "c++", "-", *URING_FLAGS]
+    done = subprocess.run([*command, "-o", os.devnull], input=code.encode(), capture_output=True)
+    if done.returncode != 0:
+        reason = "no liburing 2.2 or later with its static library (Debian: liburing-dev)"
+        if want == "1":
+            raise SystemExit(f"HICACHE_URING=1, but {reason}")
+        print(f"hicache_ext: building without io_uring, on threads instead: {reason}")
+    return done.returncode == 0
+
+
 def unite_sources(sources: list[str], folder: Path) -> list[str]:
     """The sources, those of the folders in SOURCES_PER_UNIT through a few units that include them.
 
@@ -77,20 +95,24 @@ def unite_sources(sources: list[str], folder: Path) -> list[str]:
     return sources
 
 
-def make_extension(cuda_home: Path | None) -> Extension:
+def make_extension(cuda_home: Path | None, *, with_uring: bool = False) -> Extension:
     """A plain Extension, not a CUDAExtension: nothing of torch is included or linked."""
     import pybind11
 
-    row = r"(?m)^(?:cpu|cuda) (\S+)$" if cuda_home else r"(?m)^cpu (\S+)$"
-    ext = Extension("hicache_ext._C", re.findall(row, (ROOT / "csrc/sources.txt").read_text()))
+    kinds = "cpu" + "|cuda" * bool(cuda_home) + "|uring" * with_uring
+    listed = (ROOT / "csrc/sources.txt").read_text()
+    ext = Extension("hicache_ext._C", re.findall(rf"(?m)^(?:{kinds}) (\S+)$", listed))
     ext.include_dirs = [str(ROOT / "csrc/include"), pybind11.get_include()]
     wheel = Path(pybind11.__file__).parents[1].glob("nvidia/*/include/nvtx3")  # of nvidia-nvtx
     ext.include_dirs += [str(path.parent) for path in wheel if not cuda_home]  # or the toolkit's
     ext.libraries = ["rt", "dl", "pthread"]
+    if with_uring:
+        ext.define_macros.append(("HICACHE_WITH_URING", None))
+        ext.extra_link_args = URING_FLAGS
     host = ["-O3", "-g0", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
     if cuda_home:
         shared = os.environ.get("HICACHE_CUDART") == "shared"
-        ext.define_macros = [("HICACHE_WITH_CUDA", None)]
+        ext.define_macros.append(("HICACHE_WITH_CUDA", None))
         ext.include_dirs.append(str(cuda_home / "include"))
         ext.library_dirs = [str(cuda_home / sub) for sub in ("lib64", "lib")]
         ext.runtime_library_dirs = ext.library_dirs if shared else []
@@ -129,7 +151,10 @@ def main() -> None:
                 ext.sources = unite_sources(ext.sources, Path(self.build_temp))
             super().build_extensions()
 
-    setup(ext_modules=[make_extension(cuda_home)], cmdclass={"build_ext": Build})
+    setup(
+        ext_modules=[make_extension(cuda_home, with_uring=select_uring())],
+        cmdclass={"build_ext": Build},
+    )
 
 
 if __name__ == "__main__":

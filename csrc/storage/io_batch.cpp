@@ -155,8 +155,8 @@ void IoBatch::finish(uint32_t index, int64_t result) {
   }
 }
 
-void IoBatch::cancel() {
-  for (const uint32_t index : std::exchange(ready_, {})) end(pieces_[index], ECANCELED);
+void IoBatch::stop(int error) {
+  for (const uint32_t index : std::exchange(ready_, {})) end(pieces_[index], error);
 }
 
 void IoBatch::end(const IoPiece& piece, int error) {

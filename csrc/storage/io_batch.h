@@ -39,13 +39,14 @@ class IoBatch {
   // What the system call of a piece returned: bytes or -errno. What is left of it is ready again: a
   // short one goes on, and of a failed one of several requests each is tried by itself.
   void finish(uint32_t index, int64_t result);
-  // Everything that is ready ends with ECANCELED.
-  void cancel();
+  // Everything that is ready ends with this errno.
+  void stop(int error);
 
   bool is_over() const { return num_left_ == 0; }
   bool has_ended() const { return !ended_.empty(); }
-  // (position, error) of the requests that ended since the last call.
-  std::vector<std::pair<uint32_t, int>> take_ended() { return std::exchange(ended_, {}); }
+  // (position, error) of requests, in the order in which they ended.
+  using Ended = std::vector<std::pair<uint32_t, int>>;
+  Ended take_ended() { return std::exchange(ended_, {}); }
 
  private:
   struct State {
@@ -66,8 +67,13 @@ class IoBatch {
   std::vector<iovec> iovs_;
   std::deque<IoPiece> pieces_;
   std::deque<uint32_t> ready_;
-  std::vector<std::pair<uint32_t, int>> ended_;
+  Ended ended_;
   size_t num_left_;  // requests
 };
+
+// There is I/O in flight to the caller's buffers: it cannot leave by an exception of its own.
+inline void tell(const IoBatch::Ended& ended, const IoDone& done) noexcept {
+  for (const auto& [position, error] : ended) done(position, error);
+}
 
 }  // namespace hicache

@@ -92,14 +92,14 @@ void ThreadEngine::run(const IoRequest* requests, size_t num_requests, const IoL
   work_.notify_one();
   const auto is_news = [&] { return caller.batch.has_ended() || caller.batch.is_over(); };
   for (;;) {
-    if (limit.is_over()) caller.batch.cancel();
+    if (limit.is_over()) caller.batch.stop(ECANCELED);
     if (limit.is_set())
       caller.changed.wait_for(lock, kLimitSlice, is_news);
     else
       caller.changed.wait(lock, is_news);
     const auto ended = caller.batch.take_ended();
     lock.unlock();
-    for (const auto& [position, error] : ended) done(position, error);
+    tell(ended, done);
     lock.lock();
     if (caller.batch.is_over() && !caller.batch.has_ended()) break;
   }

@@ -48,7 +48,7 @@ struct IoCall {
 using IoFault = std::function<int64_t(const IoCall&, int64_t result)>;
 
 enum class IoPath : uint8_t {
-  kAuto,     // io_uring where the build and the kernel have it, else threads
+  kAuto,     // io_uring where build and kernel have it, else threads; or as HICACHE_IO says
   kUring,    // or StorageError, with the reason
   kThreads,  // preadv and pwritev
 };
