@@ -162,6 +162,21 @@ def test_write_back_copies_the_coldest_before_they_are_evicted(num_ranks: int) -
     ranks.close()
 
 
+def test_write_back_rests_when_the_host_cannot_hold_all_that_is_cold(num_ranks: int) -> None:
+    """Once each victim took the host copy of another one, which was backed up again, and so on."""
+    policy = {"write_policy": WritePolicy.WRITE_BACK, "write_back_watermark": 1.0}
+    ranks = Ranks(num_ranks, num_device=16, num_host=4, backup_batch_pages=1, **policy)
+    for start in (0, 1000, 2000):
+        insert(ranks, 2, start)
+    records = backups(watch(ranks))
+    ranks.drain()
+    assert {record.outcome for record in records} == {Outcome.COMMITTED, Outcome.CAPACITY}
+    assert all(record.outcome == Outcome.CAPACITY for record in backups(watch(ranks)))
+    assert sum(host_pages(ranks, 2, start) for start in (0, 1000, 2000)) == 4
+    ranks.check_idle()
+    ranks.close()
+
+
 def test_only_write_back_may_leave_gaps_on_the_host() -> None:
     for policy in WritePolicy:
         ranks = Ranks(1, write_policy=policy)

@@ -127,6 +127,14 @@ class BackupOp(TransferOp):
             return super().apply(agreed)
         return self._apply_store()
 
+    def _make_room(self, tier: Tier, num_pages: Mapping[str, int]) -> None:
+        if self.requests[0].is_cold:
+            # Not for copies of what the device has, too: those are cold victims of before, which
+            # would be backed up again in their turn, and so on for ever.
+            self._ctx.pools.take_back(self._ctx.tree.evict(tier, num_pages))
+        else:
+            super()._make_room(tier, num_pages)
+
     def _commit(self, pages: Pages) -> Mapping[str, list[int]]:
         """Each plan gets its part, in order."""
         unused: dict[str, list[int]] = {name: [] for name in pages}

@@ -45,6 +45,10 @@ class TransferOp(Op):
         """Unpins the plan; nothing was attached."""
         raise NotImplementedError
 
+    def _make_room(self, tier: Tier, num_pages: Mapping[str, int]) -> None:
+        """When the pools lack so many pages."""
+        self._ctx.evict_for_reserve(tier, num_pages)
+
     def _start_copy(self, pages: Pages) -> Copies:
         return self._ctx.pools.copy(self._tier, self._sources, pages)
 
@@ -56,7 +60,7 @@ class TransferOp(Op):
 
     def start(self) -> None:
         self._reservation = Reservation(
-            self._ctx.pools, self._tier, self.record.num_pages, self._ctx.evict_for_reserve
+            self._ctx.pools, self._tier, self.record.num_pages, self._make_room
         )
 
     def state(self) -> SlotState:

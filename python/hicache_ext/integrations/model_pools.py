@@ -10,11 +10,14 @@ import torch
 
 from hicache_ext.cache import HiCache
 from hicache_ext.config import CacheConfig
+from hicache_ext.flow.prefetch_rules import PrefetchPolicy, PrefetchRules
 from hicache_ext.integrations.attention import AttentionPattern
 from hicache_ext.layout import LayoutSpec
 from hicache_ext.pool import DevicePool, HostPool
 from hicache_ext.storage.namespace import StoreNamespace
 from hicache_ext.storage.protocol import PageStore
+
+_WAIT_COMPLETE = PrefetchRules(policy=PrefetchPolicy.WAIT_COMPLETE)
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,16 @@ class ModelCache:
 
     @classmethod
     def open(
-        cls, shape: CacheShape, *, store: PageStore | None = None, group: Any = None
+        cls,
+        shape: CacheShape,
+        *,
+        store: PageStore | None = None,
+        group: Any = None,
+        prefetch: PrefetchRules = _WAIT_COMPLETE,
     ) -> "ModelCache":
         """Device pools in layer_first on the CPU, host pools in page_unified.
 
-        The store is closed with the cache; the group is not.
+        The store is closed with the cache; a group is not, unless it is given as a kind.
         """
         device = {
             name: DevicePool(shape.spec(name, "layer_first", num_pages), name=name)
@@ -86,7 +94,9 @@ class ModelCache:
             name: HostPool(shape.spec(name, "page_unified", num_pages), name=name)
             for name, num_pages in shape.num_pages["host"].items()
         }
-        config = CacheConfig(shape.page_size, window_tokens=shape.pattern.window_tokens)
+        config = CacheConfig(
+            shape.page_size, window_tokens=shape.pattern.window_tokens, prefetch=prefetch
+        )
         cache = HiCache(config, device, host, store=store, group=group)
         return cls(shape, cache, device, host, store)
 

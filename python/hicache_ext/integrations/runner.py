@@ -53,7 +53,8 @@ class _Restored:
 class PagedRunner:
     """Serves requests on one rank; with several, all make the same calls in the same order.
 
-    The model's weights must be those of the cache's store namespace.
+    The model's weights must be those of the cache's store namespace. How long a request waits for
+    L3 is what the cache's prefetch policy says.
     """
 
     model: Any
@@ -117,7 +118,7 @@ class PagedRunner:
         match = cache.match(tokens[:-1])
         hits = {Tier.DEVICE: match.num_device_tokens, Tier.HOST: match.num_host_tokens}
         num_local = match.num_tokens
-        prefetch = self._await(cache.prefetch(tokens))
+        prefetch = self._prefetch(tokens)
         if prefetch is not None:
             cache.release(match)
             match = cache.match(tokens[:-1])
@@ -125,16 +126,28 @@ class PagedRunner:
         hits[Tier.STORAGE] = match.num_tokens - num_local
         return _Restored(match, hits, time.perf_counter() - begin, prefetch, load_back)
 
+    def _prefetch(self, tokens: Sequence[int]) -> PrefetchRecord | None:
+        """Ticks for as long as the request should wait; the record, if it has ended by then."""
+        cache = self.pages.cache
+        op_id = cache.prefetch(tokens)
+        ended: PrefetchRecord | None = None
+        while op_id is not None and ended is None and not cache.poll(op_id):
+            ended = self._tick(op_id)
+        return ended
+
     def _await(self, op_id: int | None) -> Any:
         """Tick until the op ends; its record (every rank gets it at the same tick), or None."""
-        while op_id is not None:
-            ended: list[Record] = self.pages.cache.tick()
-            for record in ended:
-                if record.op_id == op_id:
-                    return record
-            if not ended:
-                time.sleep(_TICK_PAUSE_S)
-        return None
+        ended = None
+        while op_id is not None and ended is None:
+            ended = self._tick(op_id)
+        return ended
+
+    def _tick(self, op_id: int) -> Any:
+        """One tick; the record of `op_id` if it ended in this one."""
+        ended: list[Record] = self.pages.cache.tick()
+        if not ended:
+            time.sleep(_TICK_PAUSE_S)
+        return next((record for record in ended if record.op_id == op_id), None)
 
     def _prefill(
         self, sequence: PagedCache, match: Match, tokens: Sequence[int], shared: Sequence[int]
