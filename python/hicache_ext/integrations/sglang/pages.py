@@ -1,0 +1,212 @@
+"""Where the bytes of a page lie in one of SGLang's host pools, and how they become objects.
+
+A pool names the address of each buffer of a page: K and V in the page-first layouts, one latent
+for MLA, several states for Mamba. Those are stored as they lie, without a copy. Where a page is
+scattered (layer_first: 2 * layers pieces) it goes through memory of our own, by SGLang's own code
+for flat pages; that order of bytes is also the one of the v0 interface, so that v0 and v1 read
+each other's pages.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from hicache_ext.errors import StorageError
+from hicache_ext.storage import Limit, Piece, PieceStore, StoreNamespace
+from hicache_ext.storage.head_shards import piece_pool
+from hicache_ext.storage.pieces import MAX_PIECES
+
+from .naming import Naming
+
+COPY_BYTES = 32 << 20  # of our own memory that a call uses at a time
+
+
+class HostPages(Protocol):
+    """The pages of one host pool. `host_indices`: int64[len(keys) * page_size] on the CPU, of which
+    entry i * page_size is the first slot of page i and the rest follow it."""
+
+    pool: Any
+    cut: list[Piece]
+    namespaces: dict[str, StoreNamespace]  # {Piece.pool: ...}
+
+    def read(
+        self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
+    ) -> list[bool]: ...
+
+    def write(
+        self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
+    ) -> list[bool]: ...
+
+
+def open_pages(name: str, pool: Any, anchor_page_size: int, naming: Naming) -> HostPages:
+    """StorageError for a pool whose pages can be had in neither way."""
+    shards = naming.shares(name, pool).names
+    try:
+        _, sizes = _buffers(pool, _first_slots(pool), len(shards))
+    except (AssertionError, AttributeError, NotImplementedError, ValueError) as error:
+        sizes, why = [], f"{type(error).__name__}: {error}"
+    else:
+        why = f"{len(sizes)} buffers for {len(shards)} shares"
+    if sizes and len(sizes) <= MAX_PIECES and len(sizes) % len(shards) == 0:
+        return DirectPages(name, pool, anchor_page_size, naming, shards)
+    if len(shards) > 1:
+        raise StorageError(f"pool {name!r} of layout {pool.layout}: cannot be cut by heads: {why}")
+    try:
+        num_bytes = flat_bytes(pool.get_data_page(0, flat=True)).nbytes
+    except (NotImplementedError, ValueError) as error:
+        raise StorageError(f"pool {name!r} of layout {pool.layout}: {why}; {error}") from error
+    return CopiedPages(name, pool, anchor_page_size, naming, shards[0], num_bytes)
+
+
+class DirectPages:
+    """Pages that are stored straight from, and read straight into, the pool's memory."""
+
+    def __init__(
+        self, name: str, pool: Any, anchor_page_size: int, naming: Naming, shards: list[str]
+    ) -> None:
+        self.pool = pool
+        self.cut: list[Piece] = []
+        self.namespaces: dict[str, StoreNamespace] = {}
+        self._name = name
+        self._num_shards = len(shards)
+        addresses, sizes = _buffers(pool, _first_slots(pool), len(shards))
+        num_pieces = len(sizes) // len(shards)
+        offsets = _flat_offsets(pool, addresses, sizes)
+        for i, (offset, num_bytes) in enumerate(zip(offsets, sizes, strict=True)):
+            shard, run = shards[i // num_pieces], i % num_pieces
+            piece = Piece(piece_pool(name, shard, run), offset, num_bytes)
+            self.cut.append(piece)
+            which = f"{run}/{num_pieces} of {num_bytes}"
+            self.namespaces[piece.pool] = naming.namespace(
+                name, pool, anchor_page_size, shard, which
+            )
+
+    def read(
+        self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
+    ) -> list[bool]:
+        return store.read_pieces(self._name, keys, self._columns(keys, host_indices), limit)
+
+    def write(
+        self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
+    ) -> list[bool]:
+        return store.write_pieces(self._name, keys, self._columns(keys, host_indices), limit)
+
+    def _columns(self, keys: Sequence[bytes], host_indices: Any) -> list[list[memoryview]]:
+        """[piece][page]; SGLang's order is page by page, inside of a page share by share."""
+        addresses, sizes = _buffers(self.pool, host_indices, self._num_shards)
+        if len(addresses) != len(keys) * len(self.cut):
+            raise StorageError(f"{len(addresses)} buffers of {len(keys)} pages: {self._name!r}")
+        views = [_memory(*buffer) for buffer in zip(addresses, sizes, strict=True)]
+        return [views[i :: len(self.cut)] for i in range(len(self.cut))]
+
+
+class CopiedPages:
+    """Pages that SGLang's pool puts together, and takes apart again."""
+
+    def __init__(
+        self,
+        name: str,
+        pool: Any,
+        anchor_page_size: int,
+        naming: Naming,
+        shard: str,
+        num_bytes: int,
+    ) -> None:
+        self.pool = pool
+        piece = Piece(piece_pool(name, shard, 0), 0, num_bytes)
+        namespace = naming.namespace(name, pool, anchor_page_size, shard, f"flat of {num_bytes}")
+        self.cut = [piece]
+        self.namespaces = {piece.pool: namespace}
+        self._name = name
+        self._num_bytes = num_bytes
+
+    def read(
+        self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
+    ) -> list[bool]:
+        import torch
+
+        like = self.pool.get_data_page(0, flat=True)
+        slots = _page_slots(self.pool, keys, host_indices)
+        found: list[bool] = []
+        for some in self._steps(len(keys)):
+            batch = keys[some]
+            pages = torch.empty((len(batch), like.numel()), dtype=like.dtype)
+            told = store.read_into(self._name, batch, [flat_bytes(page) for page in pages], limit)
+            for slot, page, is_there in zip(slots[some], pages, told, strict=True):
+                if is_there:
+                    self.pool.set_from_flat_data_page(slot, page)
+            found += told
+        return found
+
+    def write(
+        self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
+    ) -> list[bool]:
+        slots = _page_slots(self.pool, keys, host_indices)
+        stored: list[bool] = []
+        for some in self._steps(len(keys)):
+            pages = [self.pool.get_data_page(slot, flat=True) for slot in slots[some]]
+            stored += store.write_from(
+                self._name, keys[some], [flat_bytes(page) for page in pages], limit
+            )
+        return stored
+
+    def _steps(self, num_pages: int) -> list[slice]:
+        step = max(1, COPY_BYTES // self._num_bytes)
+        return [slice(begin, begin + step) for begin in range(0, num_pages, step)]
+
+
+def flat_bytes(tensor: Any) -> memoryview:
+    """The bytes of a flat page; of the tensor itself where that is contiguous."""
+    import torch
+
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def _memory(address: int, num_bytes: int) -> memoryview:
+    """Not owned: the pool outlives the call, since we hold it."""
+    return memoryview((ctypes.c_ubyte * num_bytes).from_address(address)).cast("B")
+
+
+def _first_slots(pool: Any) -> Any:
+    import torch
+
+    return torch.arange(pool.page_size, dtype=torch.int64)
+
+
+def _page_slots(pool: Any, keys: Sequence[bytes], host_indices: Any) -> list[int]:
+    slots: list[int] = host_indices[:: pool.page_size].tolist()
+    if len(slots) != len(keys):
+        raise StorageError(f"{len(slots)} pages of host indices for {len(keys)} keys")
+    return slots
+
+
+def _buffers(pool: Any, host_indices: Any, num_shards: int) -> tuple[list[int], list[int]]:
+    """Addresses and sizes, page by page; with several shards, shard by shard inside of a page."""
+    if pool.layout == "page_unified":
+        layout = pool.page_unified_layout
+        base, pages = pool.kv_buffer.data_ptr(), host_indices[:: pool.page_size].tolist()
+        size = layout.bytes_per_page // num_shards
+        starts = [base + slot // pool.page_size * layout.bytes_per_page for slot in pages]
+        addresses = [start + i * size for start in starts for i in range(num_shards)]
+        return addresses, [size] * len(addresses)
+    if num_shards > 1:
+        addresses, sizes = pool.get_split_heads_page_buffer_meta(host_indices, num_shards)
+    else:
+        addresses, sizes = pool.get_page_buffer_meta(host_indices)
+    return list(addresses), list(sizes)
+
+
+def _flat_offsets(pool: Any, addresses: list[int], sizes: list[int]) -> list[int]:
+    """Where each buffer begins in a flat page: in the order of addresses if they are of one tensor,
+    as flattening it would have them; else in the order given, as Mamba's states are joined."""
+    order = list(range(len(addresses)))
+    if hasattr(pool.kv_buffer, "data_ptr"):
+        order.sort(key=lambda i: addresses[i])
+    offsets = [0] * len(order)
+    end = 0
+    for i in order:
+        offsets[i] = end
+        end += sizes[i]
+    return offsets
