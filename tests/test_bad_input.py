@@ -236,6 +236,7 @@ CLOSED = {
     "drain": lambda c: c.cache.drain(),
     "attach_store": lambda c: c.cache.attach_store(None),
     "detach_store": lambda c: c.cache.detach_store(),
+    "clear_store": lambda c: c.cache.clear_store(),
 }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 from manual_io import ManualIo
 from ranks import Ranks
@@ -14,6 +12,7 @@ from hicache_ext.flow.prefetch_rules import PrefetchPolicy, PrefetchRules
 from hicache_ext.flow.read import READ_BATCH_BYTES, read_leading
 from hicache_ext.flow.record import Outcome
 from hicache_ext.pool import PageState
+from hicache_ext.storage import Limit
 
 
 def reading(ranks: Ranks, tokens: list[int]) -> int:
@@ -100,14 +99,14 @@ def test_a_read_in_batches_ends_at_the_first_gap(num_pages: int, lost: int | Non
         nbytes = READ_BATCH_BYTES // num_batch_pages
 
     class Store:
-        def read_into(self, pool: str, keys: list[int], pages: list[Page]) -> list[bool]:
+        def read_into(self, pool: str, keys: list[int], pages: list[Page], _: Limit) -> list[bool]:
             assert pages == [-key for key in keys] and len(keys) <= num_batch_pages
             asked.extend(keys)
             return [key != lost for key in keys]
 
     keys = list(range(num_pages))
     pages = [Page(-key) for key in keys]
-    num_read, error = read_leading(Store(), "full", keys, pages, threading.Event())  # type: ignore[arg-type]
+    num_read, error = read_leading(Store(), "full", keys, pages, Limit())  # type: ignore[arg-type]
     assert error is None and num_read == (num_pages if lost is None else min(lost, num_pages))
     assert asked == keys[: (num_read // num_batch_pages + 1) * num_batch_pages]
 
@@ -162,7 +161,7 @@ def test_an_abort_stops_the_reads_of_all_ranks_at_once() -> None:
     for _ in range(3):
         ranks.tick()
     ops = ranks.each(lambda r: r.cache._prefetches[ids[0]])
-    assert all(op.phase == Phase.DRAIN and op._io.stop.is_set() for op in ops)
+    assert all(op.phase == Phase.DRAIN and op._io.stop.is_over for op in ops)
     ranks.each(lambda r: r.io.run())
     outcomes = [[record.outcome for record in mine] for mine in ranks.drain()]
     assert outcomes == [[Outcome.ABORTED]] * 2

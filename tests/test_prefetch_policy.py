@@ -106,7 +106,7 @@ def test_best_effort_goes_on_at_once_when_nothing_is_there(num_ranks: int) -> No
 def test_best_effort_takes_what_has_been_read(
     num_ranks: int, full_only: None, batches_of_a_page: None
 ) -> None:
-    """Polled while the last rank is at its third page: the others may have read all."""
+    """Polled while the last rank has read its third page: the others may have read all."""
     ranks = Ranks(num_ranks, make_io=ManualIo, prefetch=BEST_EFFORT, window_tokens=None)
     tokens = make_tokens(6)
     for rank in ranks:
@@ -120,9 +120,12 @@ def test_best_effort_takes_what_has_been_read(
         nonlocal num_calls
         num_calls += 1
         if num_calls == 3:
-            assert not poll(ranks, op_id)  # it is worth while to wait for the batch under way
+            arrived = honest(*args)  # the call is under way, and its store sees no limit
+            assert not poll(ranks, op_id)
             ranks.tick()
             assert phases(ranks, op_id) == {Phase.STOP} and not poll(ranks, op_id)
+            assert args[-1].is_over  # which a store that looks at its limit obeys
+            return arrived
         return honest(*args)
 
     last.store.read_into = read_into

@@ -123,7 +123,7 @@ def test_switches_that_make_no_sense() -> None:
     with pytest.raises(StorageError, match="attach_store: a store is attached"):
         rank.cache.attach_store(rank.store)
     rank.cache.detach_store()
-    with pytest.raises(StorageError, match="another attach or detach is in flight"):
+    with pytest.raises(StorageError, match="another attach, detach or clear is in flight"):
         rank.cache.attach_store(rank.store)
     rank.cache.drain()
     with pytest.raises(StorageError, match="detach_store: no store is attached"):
@@ -163,3 +163,55 @@ def test_close_under_a_switch_leaves_nothing() -> None:
     ranks.each(lambda r: r.cache.close())
     ranks.check_idle()
     ranks.close()
+
+
+def test_a_clear_forgets_what_the_store_has_on_every_rank() -> None:
+    ranks = Ranks(2, make_io=ManualIo)
+    tokens = make_tokens(6)
+    fill_stores(ranks, tokens)
+    op_id = ranks.each(lambda r: r.cache.clear_store())[0]
+    assert ranks.each(lambda r: r.cache.prefetch(tokens)) == [None, None]  # would find what goes
+    ranks.tick(), ranks.tick()
+    ranks[0].io.run()
+    for _ in range(4):
+        assert ranks.tick() == [[], []]  # until the other has cleared its own
+    ranks[1].io.run()
+    for records in ranks.drain():
+        assert records == [StoreRecord(op_id, StoreAction.CLEAR, Outcome.COMMITTED)]
+    assert [r.store.stats()["num_pages"] for r in ranks] == [0, 0]
+    ranks.each(lambda r: r.cache.release(prefill(r, 2)))  # the store is there as before
+    op_ids = ranks.each(lambda r: r.cache.prefetch(tokens))
+    assert op_ids[0] is not None and op_ids[0] == op_ids[1]
+    while ranks[0].cache.num_in_flight:
+        ranks.each(lambda r: r.io.run())
+        ranks.tick()
+    assert [r.store.stats()["num_pages"] for r in ranks] == [4, 4]
+    ranks.close()
+
+
+def test_a_rank_that_cannot_clear_fails_it_on_all_once_all_have_ended() -> None:
+    ranks = Ranks(2, make_io=ManualIo)
+    ranks[1].store.faults.raising = {"clear"}
+    ranks.each(lambda r: r.cache.clear_store())
+    ranks.tick(), ranks.tick()
+    ranks[1].io.run()
+    for _ in range(4):
+        assert ranks.tick() == [[], []]  # rank 0 still clears
+    ranks[0].io.run()
+    mine, other = (records[0] for records in ranks.drain())
+    assert mine.outcome == other.outcome == Outcome.FAILED
+    assert mine.local_errors == [] and "told to fail" in other.local_errors[0]
+    with pytest.raises(StorageError, match="detach or clear is in flight"):
+        ranks.each(lambda r: (r.cache.clear_store(), r.cache.clear_store()))
+    ranks.each(lambda r: r.cache.close())
+    ranks.close()
+
+
+def test_close_under_a_clear_waits_for_it() -> None:
+    rank = Rank(0, LocalGroup(), io=ManualIo())
+    fill_stores([rank], make_tokens(6))
+    rank.cache.clear_store()
+    rank.cache.tick()
+    rank.cache.close()
+    assert rank.store.stats()["num_pages"] == 0
+    rank.close()

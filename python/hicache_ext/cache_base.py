@@ -81,6 +81,7 @@ class CacheBase:
             rules=config.prefetch,
             windows=self._windows,
             evict_for_reserve=self._make_room,
+            max_storing=config.max_store_writes,
         )
         self._parked: dict[int, Parked] = {}  # those that hold host pages, by op id
         # `alloc` evicts by what its own pool lacks: that must be the same on every rank.

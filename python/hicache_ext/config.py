@@ -36,6 +36,7 @@ class CacheConfig:
     min_backup_hits: int = 2  # of a node, for SELECTIVE; the insert that made it is the first
     write_back_watermark: float = 0.125  # WRITE_BACK: of each device pool, to be free or backed up
     backup_batch_pages: int = 1024  # of a pool in one backup op, unless one insert has more
+    max_store_writes: int = 16  # backups that write to L3 at once; further ones end at L2
     load_back_threshold_tokens: int = 0  # less on the host is computed anew rather than loaded
     num_slots: int = 64  # ops that can be in flight at once; more wait in line
     num_endpoint_lanes: int = 128  # endpoints that all ranks can compare in one tick
@@ -64,10 +65,11 @@ class CacheConfig:
             )
         if self.tick_depth not in (0, 1):
             raise LayoutError(f"tick_depth={self.tick_depth} must be 0 or 1")
-        if self.min_backup_hits < 1 or self.backup_batch_pages < 1:
+        if min(self.min_backup_hits, self.backup_batch_pages, self.max_store_writes) < 1:
             raise LayoutError(
                 f"min_backup_hits={self.min_backup_hits}, "
-                f"backup_batch_pages={self.backup_batch_pages} must be positive"
+                f"backup_batch_pages={self.backup_batch_pages}, "
+                f"max_store_writes={self.max_store_writes} must be positive"
             )
         if not 0 <= self.write_back_watermark <= 1 or self.load_back_threshold_tokens < 0:
             raise LayoutError(

@@ -25,6 +25,7 @@ class CacheStats:
     max_waiting_ops: int = 0  # at any publish so far
     num_outcomes: dict[str, int] = field(default_factory=dict)  # by flow and outcome
     num_refusals: dict[str, int] = field(default_factory=dict)  # prefetches that did not begin
+    num_dropped_pages: dict[str, int] = field(default_factory=dict)  # of backups, by reason
     num_lost_tokens: dict[str, int] = field(default_factory=dict)  # of prefetches, by reason
 
     def count_match(self, num_device_tokens: int, num_host_tokens: int) -> None:
@@ -60,3 +61,6 @@ class CacheStats:
             elif isinstance(record, BackupRecord):
                 self.num_backup_bytes += record.num_copied_bytes
                 self.num_stored_bytes += record.num_stored_bytes
+                for why, num_pages in record.num_dropped_pages.items():
+                    num = self.num_dropped_pages.get(why.value, 0)
+                    self.num_dropped_pages[why.value] = num + num_pages

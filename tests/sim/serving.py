@@ -193,12 +193,14 @@ class Serving:
             self.rank.cache.flush(*tiers)
 
     def _switch_store(self) -> None:
-        """Attaches or detaches L3 under whatever is in flight; a rank may have none to attach."""
+        """Attaches, detaches or clears L3 under whatever is in flight; a rank may have none to
+        attach, and its store may refuse to clear.
+        """
         cache, ctx = self.rank.cache, self.rank.cache._ctx
-        if ctx.is_switching or (ctx.store is not None and self._script.random() < 0.6):
+        if ctx.is_switching or (ctx.store is not None and self._script.random() < 0.4):
             return
         if ctx.store is not None:
-            op_id = cache.detach_store()
+            op_id = cache.detach_store() if self._script.random() < 0.7 else cache.clear_store()
         else:
             is_lost = self.rank.rng.random() < self._schedule.trouble_rate
             op_id = cache.attach_store(None if is_lost else self.rank.store)

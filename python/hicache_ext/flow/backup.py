@@ -7,7 +7,6 @@ After RESERVE and COPY (transfer.py) the tree has the host pages, and
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -17,9 +16,10 @@ from hicache_ext.flow.context import FlowContext
 from hicache_ext.flow.io import settle, wait
 from hicache_ext.flow.op import Phase
 from hicache_ext.flow.pools import Pages
-from hicache_ext.flow.record import BackupRecord, Outcome
+from hicache_ext.flow.record import BackupRecord, Drop, Outcome
 from hicache_ext.flow.transfer import TransferOp
-from hicache_ext.flow.write import Writes, write_missing
+from hicache_ext.flow.write import Writes, Written, write_missing
+from hicache_ext.storage.limit import Limit
 from hicache_ext.tier import Tier
 from hicache_ext.tree.radix import RadixTree
 from hicache_ext.tree.results import BackupPlan, Receipt
@@ -67,9 +67,10 @@ class BackupOp(TransferOp):
         self._plans: list[BackupPlan] = []
         self._spans: set[tuple[int, str]] = set()  # nodes and components that are in a plan
         self._num_pages = dict.fromkeys(ctx.pools.names, 0)
-        self._stop = threading.Event()
+        self._stop = Limit()
         self._host_pins: list[Receipt] = []
-        self._store: Future[dict[str, int]] | None = None
+        self._store: Future[Written] | None = None
+        self._num_writes = 0  # pages
 
     def take(self, request: BackupRequest, most_pages: int) -> bool:
         """Adds the request, or finds that it has nothing to do; False if it has to wait.
@@ -156,6 +157,11 @@ class BackupOp(TransferOp):
         if self._ctx.store is None:
             return self._finish(Outcome.COMMITTED)
         writes = self._lock_writes()
+        self._num_writes = writes.num_pages
+        if self._ctx.num_storing >= self._ctx.max_storing:
+            self.record.drop(Drop.STORE_BUSY, self._num_writes)
+            return self._finish(Outcome.COMMITTED)
+        self._ctx.num_storing += 1
         self._store = self._call(self._ctx.io, lambda: self._write(writes))
         self._enter(Phase.STORE)
         return False
@@ -171,23 +177,26 @@ class BackupOp(TransferOp):
                 writes.add(span.component, tree.keys(span.node)[-span.num_pages :], ids)
         return writes
 
-    def _write(self, writes: Writes) -> dict[str, int]:
-        """Runs on an I/O thread; returns the pages written per pool."""
+    def _write(self, writes: Writes) -> Written:
+        """Runs on an I/O thread."""
         store = self._ctx.store
         assert store is not None
         return write_missing(store, writes, self._stop)
 
     def _apply_store(self) -> bool:
         assert self._store is not None
-        num_stored, error = settle(self._store, {}, "backup to the store")
+        nothing = Written(num_refused=self._num_writes)
+        written, error = settle(self._store, nothing, "backup to the store")
         if error:
             self.record.local_errors.append(error)
-        self.record.num_stored_pages = num_stored
+        self.record.drop(Drop.NOT_WRITTEN, written.num_refused)
+        self.record.num_stored_pages = written.num_pages
         self.record.num_stored_bytes = sum(
             n * self._ctx.pools.get(Tier.HOST, name).spec.page_bytes
-            for name, n in num_stored.items()
+            for name, n in written.num_pages.items()
         )
         self._store = None
+        self._ctx.num_storing -= 1
         return self._finish(Outcome.COMMITTED)
 
     def _finish(self, outcome: Outcome) -> bool:
@@ -200,7 +209,7 @@ class BackupOp(TransferOp):
         self._host_pins = []
 
     def cancel(self) -> None:
-        self._stop.set()
+        self._stop.cancel()
         if self._store is not None:
             wait(self._store)  # the I/O thread still reads our pages
         self._store = None  # its error's traceback holds on to the pools' buffers

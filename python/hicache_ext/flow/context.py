@@ -27,6 +27,8 @@ class FlowContext:
     windows: Mapping[str, int]  # pages of each window pool
     evict_for_reserve: Callable[[Tier, Mapping[str, int]], None]
     alarm: Alarm = field(default_factory=Alarm)
+    num_storing: int = 0  # backups that write to the store now; the same on every rank
+    max_storing: int = 16
     is_switching: bool = False  # another store, or none, comes once what is in flight has settled
 
     @property

@@ -95,7 +95,7 @@ class PrefetchOp(Op):
     def abort(self) -> None:
         """The request is gone. Takes effect at the next tick, on all ranks."""
         self._is_aborted = True
-        self._io.stop.set()
+        self._io.stop.cancel()
         self.tell()
 
     # -- what this rank publishes ------------------------------------------------------------
@@ -128,7 +128,7 @@ class PrefetchOp(Op):
     def _ask_store(self) -> list[int]:
         """Runs on an I/O thread."""
         assert self._ctx.store is not None and self._span is not None
-        return find_endpoints(self._ctx.store, self._span, self._ctx.pools)
+        return find_endpoints(self._ctx.store, self._span, self._ctx.pools, self._io.stop)
 
     def _query_is_back(self) -> bool:
         """Takes the answer when it is there."""
@@ -241,7 +241,7 @@ class PrefetchOp(Op):
     def _apply_read(self, agreed: AgreedSlot) -> bool:
         ctx, record = self._ctx, self.record
         if self.phase == Phase.READ and any(agreed.short):
-            self._io.stop.set()
+            self._io.stop.cancel()
             self._enter(Phase.STOP)
             return False
         arrived = self._io.arrived()
@@ -258,7 +258,7 @@ class PrefetchOp(Op):
     def _drain(self, outcome: Outcome, why: Loss) -> bool:
         """Nothing is freed while the I/O of some rank may still touch it."""
         self._drained = outcome, why
-        self._io.stop.set()
+        self._io.stop.cancel()
         self._enter(Phase.DRAIN)
         return False
 

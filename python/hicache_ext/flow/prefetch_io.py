@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from hicache_ext.flow.io import settle, wait
 from hicache_ext.flow.read import Arrived
+from hicache_ext.storage.limit import Limit
 
 Start = Callable[[Callable[[], Any]], Future[Any]]
 
@@ -23,8 +23,8 @@ class PrefetchIo:
         self._read: Future[Arrived] | None = None
         self._endpoints: list[int] | None = None
         self._arrived: Arrived | None = None
-        self.stop = threading.Event()
-        """Tells the read to end at its next batch."""
+        self.stop = Limit()
+        """Tells the query and the read to end soon."""
 
     @property
     def has_asked(self) -> bool:
@@ -62,7 +62,7 @@ class PrefetchIo:
         return all(future is None or future.done() for future in (self._query, self._read))
 
     def wait(self) -> None:
-        self.stop.set()
+        self.stop.cancel()
         for future in (self._query, self._read):
             if future is not None:
                 wait(future)

@@ -7,19 +7,20 @@ an error of one pool does not undo what was read of another.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hicache_ext.errors import StoreTimeout
 from hicache_ext.flow.pools import PoolSet
 from hicache_ext.flow.span import Span
 from hicache_ext.storage.endpoints import restorable_endpoints
+from hicache_ext.storage.limit import Limit
 from hicache_ext.storage.protocol import PageStore
 from hicache_ext.tier import Tier
 
 logger = logging.getLogger("hicache_ext")
 
-READ_BATCH_BYTES = 32 << 20  # between two looks at the stop flag: 10 to 100 ms of a disk
+READ_BATCH_BYTES = 32 << 20  # 10 to 100 ms of a disk, for a store that does not look at its limit
 
 
 @dataclass
@@ -32,12 +33,12 @@ class Arrived:
     errors: list[str] = field(default_factory=list)
 
 
-def find_endpoints(store: PageStore, span: Span, pools: PoolSet) -> list[int]:
+def find_endpoints(store: PageStore, span: Span, pools: PoolSet, stop: Limit) -> list[int]:
     """The endpoints of the span that this rank can restore and that gain something, ascending."""
 
     def present(name: str) -> list[bool]:
         """Page by page; one without its sidecars' part is not there."""
-        answers = [store.exists(n, span.keys) or [] for n in (name, *pools.sidecars_of(name))]
+        answers = [store.exists(n, span.keys, stop) or [] for n in (name, *pools.sidecars_of(name))]
         return [all(parts) for parts in zip(*answers, strict=False)]
 
     full = present("full")[: len(span.keys)]
@@ -55,7 +56,7 @@ def read_span(
     span: Span,
     pools: PoolSet,
     held: Mapping[str, Sequence[int]],
-    stop: threading.Event,
+    stop: Limit,
 ) -> Arrived:
     """Reads into the host pages `held`: the FULL pages in order, then the windows."""
     arrived = Arrived()
@@ -88,19 +89,21 @@ def read_leading(
     pool: str,
     keys: Sequence[bytes],
     pages: Sequence[memoryview],
-    stop: threading.Event,
+    stop: Limit,
 ) -> tuple[int, str | None]:
     """Reads pages in order until one is missing; how many came before it, and the error if any."""
     num_read = 0
     step = max(1, READ_BATCH_BYTES // pages[0].nbytes) if pages else 1
     for start in range(0, len(keys), step):
-        if stop.is_set():
+        if stop.is_over:
             break
         batch = slice(start, start + step)
         try:
-            arrived = store.read_into(pool, keys[batch], pages[batch]) or []
-        except Exception as error:  # as text: it holds on to the pages
-            return num_read, repr(error)
+            arrived = store.read_into(pool, keys[batch], pages[batch], stop) or []
+        except Exception as error:
+            if isinstance(error, StoreTimeout):
+                error.wait()  # what we return says that nobody writes into the pages
+            return num_read, repr(error)  # as text: it holds on to the pages
         # A store that answers short, or not at all, has not read the rest.
         num_asked = len(keys[batch])
         num_leading = next((i for i, ok in enumerate(arrived) if not ok), len(arrived))

@@ -119,6 +119,12 @@ class BackupRecord(TransferRecord):
     num_requests: int = 0  # inserts, or victims of write-back, that went together
     num_stored_pages: dict[str, int] = field(default_factory=dict)  # of this rank
     num_stored_bytes: int = 0  # of this rank
+    num_dropped_pages: dict[Drop, int] = field(default_factory=dict)  # not in L3; of this rank
+
+    def drop(self, why: Drop, num_pages: int) -> None:
+        """Pages that this rank's store lacks and will not get from this backup."""
+        if num_pages:
+            self.num_dropped_pages[why] = self.num_dropped_pages.get(why, 0) + num_pages
 
 
 @dataclass
@@ -131,20 +137,29 @@ class RestoreRecord(TransferRecord):
     """The same, host to device."""
 
 
+class Drop(Enum):
+    """Why pages of a backup did not come to L3. L1 and L2 have them."""
+
+    STORE_BUSY = "store_busy"  # it has `max_store_writes` backups to write; on every rank alike
+    NOT_WRITTEN = "not_written"  # the store took them not, or not all calls came to an end
+
+
 class StoreAction(Enum):
     """What happens to L3."""
 
     ATTACH = "attach_store"
     DETACH = "detach_store"
+    CLEAR = "clear_store"
 
 
 @dataclass
 class StoreRecord:
-    """What became of an attach or detach of the store. Equal on every rank."""
+    """What became of an attach, detach or clear of the store. Equal on every rank."""
 
     op_id: int
     action: StoreAction
     outcome: Outcome | None = None
+    local_errors: list[str] = field(default_factory=list)  # of this rank alone
 
 
 Record = PrefetchRecord | TransferRecord | StoreRecord

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from hicache_ext.flow.pools import PoolSet
+from hicache_ext.storage.limit import Limit
 from hicache_ext.storage.protocol import PageStore
 from hicache_ext.tier import Tier
 
-WRITE_BATCH_BYTES = 32 << 20  # between two looks at the stop flag: 10 to 100 ms of a disk
+WRITE_BATCH_BYTES = 32 << 20  # 10 to 100 ms of a disk, for a store that does not look at its limit
 
 
 class Writes:
@@ -18,6 +19,10 @@ class Writes:
     def __init__(self, pools: PoolSet) -> None:
         self._pools = pools
         self.by_pool: dict[str, tuple[list[bytes], list[memoryview]]] = {}
+
+    @property
+    def num_pages(self) -> int:
+        return sum(len(pages) for _, pages in self.by_pool.values())
 
     def add(self, component: str, keys: Sequence[bytes], page_ids: Sequence[int]) -> None:
         """The host pages of a component, and those of its sidecars; holes (-1) are skipped."""
@@ -30,22 +35,31 @@ class Writes:
                     to_pages.append(pool.page_view(page_id))
 
 
-def write_missing(store: PageStore, writes: Writes, stop: threading.Event) -> dict[str, int]:
-    """Writes what the store lacks until `stop` is set; returns the pages written, per pool.
+@dataclass
+class Written:
+    """What became of the pages of one op, on this rank."""
+
+    num_pages: dict[str, int] = field(default_factory=dict)  # written, by pool
+    num_refused: int = 0  # that the store lacked and did not take, or was not asked to
+
+
+def write_missing(store: PageStore, writes: Writes, stop: Limit) -> Written:
+    """Writes what the store lacks until `stop` is over.
 
     FULL pages come last: an endpoint shows in the store only once all else of it is there.
     """
-    num_written: dict[str, int] = {}
+    written = Written()
     for name, (keys, pages) in sorted(writes.by_pool.items(), key=lambda w: w[0] == "full"):
-        num_written[name] = 0
+        written.num_pages[name] = 0
         step = max(1, WRITE_BATCH_BYTES // pages[0].nbytes) if pages else 1
         for start in range(0, len(keys), step):
-            if stop.is_set():
-                return num_written
             batch = keys[start : start + step]
-            known = store.exists(name, batch)
+            known = [] if stop.is_over else store.exists(name, batch, stop)
             lacking = [i for i in range(len(batch)) if not (i < len(known) and known[i])]
-            if lacking:
+            taken: list[bool] = []
+            if lacking and not stop.is_over:
                 wanted = [batch[i] for i in lacking], [pages[start + i] for i in lacking]
-                num_written[name] += sum(store.write_from(name, *wanted))
-    return num_written
+                taken = store.write_from(name, *wanted, stop)
+            written.num_pages[name] += sum(taken)
+            written.num_refused += len(lacking) - sum(taken)
+    return written
