@@ -18,7 +18,7 @@ from hicache_ext.tree.results import Receipt
 @pytest.fixture
 def tree():
     """[1 2 3] on both tiers, [4] on the device, [5] in a namespace, [7] on the host; node `dead` is
-    gone; receipts that are closed, of another tree and made up; a plan that is over.
+    gone; receipts that are closed, of another tree and made up; plans that are over and open.
     """
     made = make_tree()
     dead = insert(made, (6,), [6]).node
@@ -35,10 +35,10 @@ def tree():
     forged = Receipt(opened.id, opened.node, opened.tier, opened.num_pages)
     plan = made.begin_backup(made.match_prefix(tokens(4)).node)
     made.abort_backup(plan)
+    (pin,) = made.begin_backup(plan.node).receipts
     insert_host(made, (7,), [90])
-    return SimpleNamespace(
-        tree=made, end=end, dead=dead, closed=closed, foreign=foreign, forged=forged, plan=plan
-    )
+    held = {"closed": closed, "foreign": foreign, "forged": forged, "plan": plan, "pin": pin}
+    return SimpleNamespace(tree=made, end=end, dead=dead, **held)
 
 
 TREE_CASES = {
@@ -58,6 +58,11 @@ TREE_CASES = {
     "unlock twice": (lambda c: c.tree.unlock(c.closed), r"Receipt\(.*\) is no open receipt"),
     "unlock by another's receipt": (lambda c: c.tree.unlock(c.foreign), "is no open receipt"),
     "unlock by a forged receipt": (lambda c: c.tree.unlock(c.forged), "is no open receipt"),
+    "unlock by a plan's pin": (lambda c: c.tree.unlock(c.pin), r"Pin\(.*\) is a plan's"),
+    "release the window of a plan's pin": (
+        lambda c: c.tree.release_window(c.pin, "swa"),
+        r"Pin\(.*\) is a plan's",
+    ),
     "a plan that is over": (lambda c: c.tree.abort_backup(c.plan), "is no open BackupPlan"),
     "no plan": (lambda c: c.tree.commit_backup(None, {}), "is no open BackupPlan"),
     "pages that are owned": (

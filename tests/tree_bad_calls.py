@@ -90,6 +90,7 @@ def bad_commits(fuzz, copy):
         lambda tree: getattr(tree, wrong)(own(fuzz, tree, copy.plans), copy.ids),
         lambda tree: getattr(tree, right)(other(fuzz, tree, copy.plans), copy.ids),
         lambda tree: getattr(tree, right)(own(fuzz, tree, copy.plans), short),
+        lambda tree: tree.unlock(own(fuzz, tree, copy.plans).receipts[-1]),
     ]
 
 

@@ -12,14 +12,17 @@ deleted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from hicache_ext.errors import TreeError
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds
 from hicache_ext.tree.node import TIERS, Node, covered_pages, suffix
 from hicache_ext.tree.pages import is_whole
-from hicache_ext.tree.results import Receipt
+from hicache_ext.tree.results import Pin, Receipt
 from hicache_ext.tree.state import TreeState
+
+ReceiptT = TypeVar("ReceiptT", bound=Receipt)
 
 
 def check_tier(tier: Tier) -> Tier:
@@ -29,14 +32,20 @@ def check_tier(tier: Tier) -> Tier:
     return Tier(tier)
 
 
-def acquire(state: TreeState, node: Node, tier: Tier, num_pages: Sequence[int]) -> Receipt:
+def acquire(
+    state: TreeState,
+    node: Node,
+    tier: Tier,
+    num_pages: Sequence[int],
+    kind: type[ReceiptT],
+) -> ReceiptT:
     """Lock so many pages per component back from the end of `node`; they end at node borders."""
     for component, pages in zip(state.components, num_pages, strict=True):
         nodes = suffix(node, pages)
         for locked in nodes:
             state.lock(locked, component.idx, tier)
         state.digest.changed(*nodes)
-    receipt = Receipt(state.next_ticket, node.id, tier, tuple(num_pages))
+    receipt = kind(state.next_ticket, node.id, tier, tuple(num_pages))
     state.receipts[receipt.id] = receipt
     state.digest.opened(receipt)
     state.next_ticket += 1
@@ -45,7 +54,6 @@ def acquire(state: TreeState, node: Node, tier: Tier, num_pages: Sequence[int]) 
 
 def release(state: TreeState, receipt: Receipt) -> None:
     """Undo the acquire() of `receipt`, fragments included."""
-    check_open(state.receipts, receipt)
     node = state.get(receipt.node)
     del state.receipts[receipt.id]
     state.digest.closed(receipt)
@@ -59,9 +67,11 @@ def release(state: TreeState, receipt: Receipt) -> None:
 
 
 def check_open(receipts: Mapping[int, Receipt], receipt: Receipt) -> None:
-    """TreeError unless `receipt` is one of these, the tree's that were not given back."""
+    """TreeError unless a caller holds `receipt`, one of these, which were not given back."""
     if not isinstance(receipt, Receipt) or receipts.get(receipt.id) is not receipt:
         raise TreeError(f"{receipt!r} is no open receipt of this tree")
+    if isinstance(receipt, Pin):
+        raise TreeError(f"{receipt!r} is a plan's: commit or abort gives it back")
 
 
 def lock(
@@ -70,12 +80,13 @@ def lock(
     """Lock what an end at the node needs, or so many pages back from it, rounded up to nodes."""
     node = state.get(node_id)
     reach = state.reach(node) if num_pages is None else _whole_nodes(state, node, num_pages)
-    receipt = acquire(state, node, check_tier(tier), reach)
+    receipt = acquire(state, node, check_tier(tier), reach, Receipt)
     state.log.add(kinds.LOCK, node.id, receipt.tier, receipt.num_pages, receipt.id)
     return receipt
 
 
 def unlock(state: TreeState, receipt: Receipt) -> None:
+    check_open(state.receipts, receipt)
     release(state, receipt)
     state.log.add(kinds.UNLOCK, receipt.id)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hicache_ext.tier import Tier
 from hicache_ext.tree import kinds, lock, transfer
-from hicache_ext.tree.results import Receipt, Span, TransferPlan
+from hicache_ext.tree.results import Pin, Receipt, Span, TransferPlan
 
 if TYPE_CHECKING:
     from hicache_ext.tree.native import NativeTree
@@ -18,7 +18,7 @@ PlanT = TypeVar("PlanT", bound=TransferPlan)
 
 
 def check_receipt(tree: NativeTree, receipt: Receipt) -> None:
-    """TreeError unless `receipt` is one of this tree and was not given back."""
+    """TreeError unless `receipt` is one of a caller of this tree and was not given back."""
     tree._core.guard()
     lock.check_open(tree._receipts, receipt)
 
@@ -32,7 +32,7 @@ def opened(
         return None
     plan_id, node, rows, pins = found
     spans = tuple(Span(*row) for row in rows)
-    receipts = tuple(Receipt(pin, node, Tier(tier), counts) for pin, tier, counts in pins)
+    receipts = tuple(Pin(pin, node, Tier(tier), counts) for pin, tier, counts in pins)
     tree._receipts.update((receipt.id, receipt) for receipt in receipts)
     plan = kind(plan_id, node, target, spans, tree._names, receipts)
     tree._plans[plan.id] = plan

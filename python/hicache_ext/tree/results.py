@@ -100,6 +100,10 @@ class Receipt:
     num_pages: tuple[int, ...]  # by component: pages locked, counted back from the end of `node`
 
 
+class Pin(Receipt):
+    """A plan's lock, which its commit or abort gives back: no receipt of a caller."""
+
+
 @dataclass(frozen=True)
 class Span:
     """One node's pages of one component, to be copied to another tier."""
@@ -119,7 +123,7 @@ class TransferPlan:
     target: Tier
     spans: tuple[Span, ...]
     components: tuple[str, ...]
-    receipts: tuple[Receipt, ...]
+    receipts: tuple[Pin, ...]
 
     @property
     def num_pages(self) -> dict[str, int]:

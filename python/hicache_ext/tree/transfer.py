@@ -22,7 +22,7 @@ from hicache_ext.tree.components.base import VIEW_ALL, VIEW_ANY
 from hicache_ext.tree.lock import acquire, release
 from hicache_ext.tree.node import Node, path, suffix
 from hicache_ext.tree.pages import checked_ids
-from hicache_ext.tree.results import BackupPlan, LoadBackPlan, Receipt, Span, TransferPlan
+from hicache_ext.tree.results import BackupPlan, LoadBackPlan, Pin, Span, TransferPlan
 from hicache_ext.tree.split import split
 from hicache_ext.tree.state import TreeState
 
@@ -46,7 +46,7 @@ def begin_backup(
         state.log.add(kinds.NOTHING, Tier.HOST, node.id)
         return None
     pinned[state.base.idx] = node.end
-    receipts = (acquire(state, node, Tier.DEVICE, pinned),)
+    receipts = (acquire(state, node, Tier.DEVICE, pinned, Pin),)
     return _opened(state, BackupPlan(*_plan_fields(state, node, Tier.HOST, spans, receipts)))
 
 
@@ -80,7 +80,8 @@ def begin_load_back(state: TreeState, node_id: int) -> LoadBackPlan | None:
     if not spans:
         state.log.add(kinds.NOTHING, Tier.DEVICE, node.id)
         return None
-    receipts = (acquire(state, node, Tier.DEVICE, reach), acquire(state, node, Tier.HOST, reach))
+    tiers = (Tier.DEVICE, Tier.HOST)
+    receipts = tuple(acquire(state, node, tier, reach, Pin) for tier in tiers)
     return _opened(state, LoadBackPlan(*_plan_fields(state, node, Tier.DEVICE, spans, receipts)))
 
 
@@ -143,8 +144,8 @@ def abort(state: TreeState, plan: TransferPlan, kind: type[TransferPlan]) -> Non
 
 
 def _plan_fields(
-    state: TreeState, node: Node, target: Tier, spans: list[Span], receipts: tuple[Receipt, ...]
-) -> tuple[int, int, Tier, tuple[Span, ...], tuple[str, ...], tuple[Receipt, ...]]:
+    state: TreeState, node: Node, target: Tier, spans: list[Span], receipts: tuple[Pin, ...]
+) -> tuple[int, int, Tier, tuple[Span, ...], tuple[str, ...], tuple[Pin, ...]]:
     names = tuple(component.name for component in state.components)
     return state.next_ticket, node.id, target, tuple(spans), names, receipts
 
