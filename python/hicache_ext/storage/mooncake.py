@@ -176,7 +176,7 @@ class MooncakeStore(RemoteStore):
         counts = self._ask(partial(_num_replicas, self._engine), names, patience)
         num_short = sum(0 <= count < wanted for count in counts)
         if num_short and not self._counters["num_under_replicated_pages"]:
-            logger.warning("Mooncake at %s: %d pages in fewer than %d copies", self.where, num_short, wanted)
+            logger.warning("%s: %d pages in fewer than %d copies", self.where, num_short, wanted)
         self._count("num_under_replicated_pages", num_short)
 
     def _count_all(self, counters: Mapping[str, int]) -> None:
