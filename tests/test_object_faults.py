@@ -65,13 +65,20 @@ def test_without_its_index_nothing_is_stored(door, prefix) -> None:
 
 def test_a_large_batch_is_stored_step_by_step(door, prefix) -> None:
     """What was acknowledged before the service began to refuse is there."""
-    num_puts = iter(range(100))
-    door.refuse = lambda method, path: 403 if method == "PUT" and next(num_puts) >= 6 else None
+    indexes: set[str] = set()
+
+    def refuse_the_third_index(method: str, path: str) -> int | None:
+        if method == "PUT" and "/index/" in path:
+            indexes.add(path)
+        return 403 if len(indexes) > 2 else None
+
     options = {"num_requests": 2, "object_bytes": 2 * PAGE_BYTES["full"]}
     with closing(open_store(open_bucket(door.port), prefix, **options)) as store:
-        # Two objects of two pages and their index, twice.
-        assert put(store, range(20)) == [True] * 8 + [False] * 12
-        assert get(store, range(20)) == [page_of(n) for n in range(8)] + [None] * 12
+        door.refuse = refuse_the_third_index
+        # An index is put for every two objects of two pages.
+        assert put(store, range(40)) == [True] * 8 + [False] * 32
+        door.refuse = lambda method, path: None
+        assert get(store, range(40)) == [page_of(n) for n in range(8)] + [None] * 32
 
 
 def test_clear_that_is_refused_says_so(door, prefix) -> None:

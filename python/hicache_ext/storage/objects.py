@@ -1,16 +1,18 @@
 """ObjectStore: pages in S3 and what is compatible with it, several packed into one object."""
 
 import functools
+import itertools
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import StorageError
 from ..keys import page_checksum
 from .breaker import CircuitBreaker
 from .namespace import StoreNamespace
-from .object_index import Entry, ObjectIndex, Place, is_index_name, new_batch
+from .object_batch import Batch, Packed, pack
+from .object_index import ObjectIndex, Place, is_index_name, new_batch
 from .object_pool import PoolState, Want
 from .object_requests import Absent, Requests
 from .protocol import Capabilities
@@ -42,7 +44,7 @@ class ObjectStore(RemoteStore):
         page_bytes: Mapping[str, int],
         *,
         prefix: str = "hicache",
-        object_bytes: int = 8 << 20,
+        object_bytes: int = 4 << 20,
         num_requests: int = 8,
         refresh_s: float = 2.0,
         timeout_s: float = 10.0,
@@ -147,13 +149,8 @@ class ObjectStore(RemoteStore):
         for key, page in zip(keys, pages, strict=True):
             if key not in stored:
                 new.setdefault(key, page)  # the first value stays
-        items = list(new.items())
-        num_in_object = max(1, self._object_bytes // pool.page_bytes)
-        num_at_once = num_in_object * self._num_requests
         try:
-            for first in range(0, len(items), num_at_once):
-                some = items[first : first + num_at_once]
-                self._write_batch(state, some, num_in_object, stored, patience)
+            self._store(state, list(new.items()), stored, patience)
         finally:
             results[:] = [key in stored for key in keys]
 
@@ -194,46 +191,50 @@ class ObjectStore(RemoteStore):
         whole = self._requests.get(path)
         return [whole[start : start + size] for start in starts]
 
-    def _write_batch(
+    def _store(
         self,
         state: PoolState,
         items: Sequence[tuple[bytes, memoryview]],
-        num_in_object: int,
         stored: set[bytes],
         patience: Patience,
     ) -> None:
-        """`stored` gets the keys that are there then. EngineError if some are not."""
-        batch = new_batch()
+        """`stored` gets the keys that are there then. After a failure no more is sent, what was
+        sent is published, and then it is raised.
+        """
+        failure: BaseException | None = None
+        num_in_object = max(1, self._object_bytes // state.page_bytes)
+        packed = pack(items, num_in_object, self._num_requests)
+        wanted = itertools.takewhile(lambda _: failure is None, packed)
 
-        def objects() -> Iterator[tuple[list[Entry], bytes]]:
-            for chunk, first in enumerate(range(0, len(items), num_in_object)):
-                some = items[first : first + num_in_object]
-                entries = [
-                    Entry(key, page_checksum(key, page), Place(batch, chunk, slot))
-                    for slot, (key, page) in enumerate(some)
-                ]
-                yield entries, b"".join(page for _, page in some)
+        def put(packed: Packed) -> None:
+            self._requests.put(state.data_path(packed.entries[0].place.data_object), packed.data)
 
-        def put(packed: tuple[list[Entry], bytes]) -> None:
-            entries, data = packed
-            self._requests.put(state.data_path(entries[0].place.data_object), data)
-
-        written: list[Entry] = []
-        failure = None
-        for (entries, _), future in self._requests.map(put, objects(), patience):
-            failure = future.exception() or failure
-            if future.exception() is None:
-                written += entries
-        if written:
-            name, data = f"{batch}.pages", state.format.pack_pages(written)
-            self._requests.run(lambda: self._requests.put(state.index_path(name), data), patience)
-            with state.lock:
-                state.index.add(name, written)
-            stored |= {entry.key for entry in written}
-            self._count("num_written_pages", len(written))
-            self._count("written_bytes", len(written) * state.page_bytes)
+        unpublished: dict[str, Batch] = {}
+        for (batch, entries, _), future in self._requests.map(put, wanted, patience):
+            unpublished[batch.name] = batch
+            batch.num_left -= 1
+            if (error := future.exception()) is None:
+                batch.written += entries
+            failure = error or failure
+            if not batch.num_left:
+                self._publish(state, unpublished.pop(batch.name), stored, patience)
+        for batch in unpublished.values():
+            self._publish(state, batch, stored, patience)
         if failure:
             raise failure
+
+    def _publish(
+        self, state: PoolState, batch: Batch, stored: set[bytes], patience: Patience
+    ) -> None:
+        if not batch.written:
+            return
+        name, data = f"{batch.name}.pages", state.format.pack_pages(batch.written)
+        self._requests.run(lambda: self._requests.put(state.index_path(name), data), patience)
+        with state.lock:
+            state.index.add(name, batch.written)
+        stored |= {entry.key for entry in batch.written}
+        self._count("num_written_pages", len(batch.written))
+        self._count("written_bytes", len(batch.written) * state.page_bytes)
 
     def _bury(self, state: PoolState, places: Collection[Place], patience: Patience) -> None:
         """A tombstone first; then objects of which nothing is left are deleted."""

@@ -1,0 +1,42 @@
+"""A write to an ObjectStore: its pages in objects, some of which come to be known together."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..keys import page_checksum
+from .object_index import Entry, Place, new_batch
+
+
+@dataclass
+class Batch:
+    """Some data objects and the index object that is put when they are there."""
+
+    name: str
+    num_left: int  # data objects that are not done yet
+    written: list[Entry] = field(default_factory=list)
+
+
+class Packed(NamedTuple):
+    """A data object."""
+
+    batch: Batch
+    entries: list[Entry]
+    data: bytes
+
+
+def pack(
+    items: Sequence[tuple[bytes, memoryview]], num_in_object: int, num_in_batch: int
+) -> Iterator[Packed]:
+    """`items` are keys and pages. A batch has at most so many objects, an object so many pages."""
+    for first in range(0, len(items), num_in_object * num_in_batch):
+        some = items[first : first + num_in_object * num_in_batch]
+        starts = range(0, len(some), num_in_object)
+        batch = Batch(new_batch(), len(starts))
+        for chunk, start in enumerate(starts):
+            pages = some[start : start + num_in_object]
+            entries = [
+                Entry(key, page_checksum(key, page), Place(batch.name, chunk, slot))
+                for slot, (key, page) in enumerate(pages)
+            ]
+            yield Packed(batch, entries, b"".join(page for _, page in pages))
