@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +17,9 @@ if why := sglang_standins.why_missing():
     pytest.skip(why, allow_module_level=True)
 
 with sglang_standins.installed():
+    import sglang.srt.mem_cache.deepseek_v4_memory_pool  # noqa: F401  # the controllers do, later
     from sglang.srt.managers.cache_controller import HiCacheController
+    from sglang.srt.mem_cache.base_prefix_cache import CacheRequestHandle
     from sglang.srt.mem_cache.device_pool_info import MambaStateBufferInfo
     from sglang.srt.mem_cache.hicache_storage import (
         HiCacheFile,
@@ -27,14 +33,17 @@ with sglang_standins.installed():
     from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
     from sglang.srt.mem_cache.memory_pool_host import LogicalHostPool
     from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
+    from sglang.srt.mem_cache.pool_host.group import HostPoolGroup, PoolEntry
     from sglang.srt.mem_cache.pool_host.mamba import MambaPoolHost
     from sglang.srt.mem_cache.pool_host.mha import get_mha_host_pool_cls
     from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost
     from sglang.srt.mem_cache.storage import StorageBackendFactory
     from sglang.srt.mem_cache.utils import get_hash_str
     from sglang.srt.observability.metrics_collector import StorageMetrics
+    from sglang.srt.runtime_context import get_parallel
 
 __all__ = [
+    "CacheRequestHandle",
     "HiCacheController",
     "HiCacheFile",
     "HiCacheStorageConfig",
@@ -65,11 +74,12 @@ def mha_pool(
     head_dim: int = 16,
     v_head_dim: int | None = None,
     dtype: torch.dtype = torch.bfloat16,
+    num_slots: int = NUM_SLOTS,
     **more: Any,
 ) -> Any:
     """Three layers; the rows of a head are 16 bytes at least, as page_unified wants them."""
     device = MHATokenToKVPool(
-        NUM_SLOTS, PAGE_SIZE, dtype, num_heads, head_dim, 3, "cpu", False, v_head_dim=v_head_dim
+        num_slots, PAGE_SIZE, dtype, num_heads, head_dim, 3, "cpu", False, v_head_dim=v_head_dim
     )
     info = device.get_device_pool_infos()[0].buffer_info
     with host_memory_budget_scope(1 << 30):
@@ -79,8 +89,8 @@ def mha_pool(
         )  # fmt: skip
 
 
-def mla_pool(layout: str) -> Any:
-    device = MLATokenToKVPool(NUM_SLOTS, PAGE_SIZE, torch.bfloat16, 32, 8, 3, "cpu", False)
+def mla_pool(layout: str, num_slots: int = NUM_SLOTS) -> Any:
+    device = MLATokenToKVPool(num_slots, PAGE_SIZE, torch.bfloat16, 32, 8, 3, "cpu", False)
     info = device.get_device_pool_infos()[0].buffer_info
     with host_memory_budget_scope(1 << 30):
         return MLATokenToKVPoolHost(
@@ -163,3 +173,49 @@ def page_bytes(pool: Any, page: int) -> bytes:
     if pool.layout == "page_unified":
         return bytes(pool.kv_buffer[page].reshape(-1).view(torch.uint8).numpy())
     return bytes(pool.get_data_page(slot, flat=True).contiguous().view(torch.uint8).numpy())
+
+
+@contextmanager
+def controller(
+    pools: dict[str, Any],
+    extra: dict[str, Any],
+    *,
+    rank: int = 0,
+    num_ranks: int = 1,
+    is_mla_model: bool = False,
+    **options: Any,
+) -> Iterator[Any]:
+    """SGLang's controller of these host pools with its storage threads; the plain one for "kv"
+    alone. Its device pool is small and only says which model this is: nothing moves to it.
+
+    `extra`: what follows --hicache-storage-backend-extra-config, and goes through its parser.
+    """
+    kind = MLATokenToKVPool if is_mla_model else MHATokenToKVPool
+    device = kind(PAGE_SIZE, PAGE_SIZE, torch.bfloat16, 32, 8, 3, "cpu", False)
+    allocator = SimpleNamespace(get_kvcache=lambda: device)
+    settings, threshold, *_ = HybridCacheController.parse_storage_backend_extra_config(
+        json.dumps({**PLUGIN, **extra})
+    )
+    of_rank = dict(tp_rank=rank, tp_size=num_ranks, pp_rank=0, pp_size=1)
+    with get_parallel().override(attn_dcp_size=1, attn_dcp_rank=0, **of_rank):
+        attach_options: dict[str, Any] = {}
+        if len(pools) == 1:
+            made = HiCacheController(allocator, pools["kv"], PAGE_SIZE, None, None, **options)
+        else:
+            entries = [
+                PoolEntry(PoolName(name), pool, None, lambda layer: layer, name == "kv")
+                for name, pool in pools.items()
+            ]
+            group = HostPoolGroup(entries)
+            made = HybridCacheController(allocator, group, PAGE_SIZE, None, None, **options)
+            attach_options["host_pools"] = entries
+        made.attach_storage_backend("dynamic", threshold, "test/model", settings, **attach_options)
+        try:
+            yield made
+        finally:
+            made.detach_storage_backend()
+
+
+def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """NaNs too are equal to themselves."""
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))

@@ -10,117 +10,118 @@ each other's pages.
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from hicache_ext.errors import StorageError
 from hicache_ext.storage import Limit, Piece, PieceStore, StoreNamespace
 from hicache_ext.storage.head_shards import piece_pool
 from hicache_ext.storage.pieces import MAX_PIECES
 
+from .lent import lent
 from .naming import Naming
+from .stores import KINDS_THAT_HOLD_BUFFERS
 
 COPY_BYTES = 32 << 20  # of our own memory that a call uses at a time
 
 
-class HostPages(Protocol):
-    """The pages of one host pool. `host_indices`: int64[len(keys) * page_size] on the CPU, of which
-    entry i * page_size is the first slot of page i and the rest follow it."""
+class HostPages(ABC):
+    """The pages of one host pool, and the objects that each of them is.
 
-    pool: Any
-    cut: list[Piece]
-    namespaces: dict[str, StoreNamespace]  # {Piece.pool: ...}
+    `host_indices`: int64[len(keys) * page_size] on the CPU, of which entry i * page_size is the
+    first slot of page i and the rest follow it.
+    """
 
+    def __init__(self, name: str, pool: Any, cut: list[Piece]) -> None:
+        self.name = name
+        self.pool = pool
+        self.cut = cut
+        self.page_bytes = sum(piece.num_bytes for piece in cut)
+
+    @abstractmethod
     def read(
         self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
-    ) -> list[bool]: ...
+    ) -> list[bool]:
+        """Into the pool."""
 
+    @abstractmethod
     def write(
         self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
-    ) -> list[bool]: ...
+    ) -> list[bool]:
+        """From the pool."""
 
 
-def open_pages(name: str, pool: Any, anchor_page_size: int, naming: Naming) -> HostPages:
-    """StorageError for a pool whose pages can be had in neither way."""
+def open_pages(
+    name: str, pool: Any, anchor_page_size: int, naming: Naming
+) -> tuple[HostPages, dict[str, StoreNamespace]]:
+    """The pages, and the namespace of each of their pieces by its pool.
+
+    StorageError for a pool whose pages cannot be had as the store needs them.
+    """
     shards = naming.shares(name, pool).names
+    is_lent = naming.config.store.get("kind") in KINDS_THAT_HOLD_BUFFERS
     try:
-        _, sizes = _buffers(pool, _first_slots(pool), len(shards))
+        addresses, sizes = _buffers(pool, _first_slots(pool), len(shards))
+        why = f"{len(sizes)} buffers"
     except (AssertionError, AttributeError, NotImplementedError, ValueError) as error:
-        sizes, why = [], f"{type(error).__name__}: {error}"
-    else:
-        why = f"{len(sizes)} buffers for {len(shards)} shares"
-    if sizes and len(sizes) <= MAX_PIECES and len(sizes) % len(shards) == 0:
-        return DirectPages(name, pool, anchor_page_size, naming, shards)
-    if len(shards) > 1:
+        addresses, sizes, why = [], [], f"{type(error).__name__}: {error}"
+    is_scattered = not 1 <= len(sizes) <= MAX_PIECES
+    if is_scattered and len(shards) > 1:
         raise StorageError(f"pool {name!r} of layout {pool.layout}: cannot be cut by heads: {why}")
-    try:
-        num_bytes = flat_bytes(pool.get_data_page(0, flat=True)).nbytes
-    except (NotImplementedError, ValueError) as error:
-        raise StorageError(f"pool {name!r} of layout {pool.layout}: {why}; {error}") from error
-    return CopiedPages(name, pool, anchor_page_size, naming, shards[0], num_bytes)
+    if is_scattered or is_lent:
+        try:
+            flat = flat_bytes(pool.get_data_page(0, flat=True))
+        except (NotImplementedError, ValueError) as error:
+            raise StorageError(f"pool {name!r} of layout {pool.layout}: {why}; {error}") from error
+        if is_scattered:
+            addresses, sizes = [0], [flat.nbytes]
+    num_pieces = len(sizes) // len(shards)
+    cut: list[Piece] = []
+    namespaces: dict[str, StoreNamespace] = {}
+    for i, offset in enumerate(_flat_offsets(pool, addresses, sizes)):
+        shard, run = shards[i // num_pieces], i % num_pieces
+        cut.append(Piece(piece_pool(name, shard, run), offset, sizes[i]))
+        part = f"{run}/{num_pieces} of {sizes[i]}"
+        namespaces[cut[-1].pool] = naming.namespace(name, pool, anchor_page_size, shard, part)
+    if is_scattered or is_lent:
+        return CopiedPages(name, pool, cut, is_lent), namespaces
+    return DirectPages(name, pool, cut, len(shards)), namespaces
 
 
-class DirectPages:
+class DirectPages(HostPages):
     """Pages that are stored straight from, and read straight into, the pool's memory."""
 
-    def __init__(
-        self, name: str, pool: Any, anchor_page_size: int, naming: Naming, shards: list[str]
-    ) -> None:
-        self.pool = pool
-        self.cut: list[Piece] = []
-        self.namespaces: dict[str, StoreNamespace] = {}
-        self._name = name
-        self._num_shards = len(shards)
-        addresses, sizes = _buffers(pool, _first_slots(pool), len(shards))
-        num_pieces = len(sizes) // len(shards)
-        offsets = _flat_offsets(pool, addresses, sizes)
-        for i, (offset, num_bytes) in enumerate(zip(offsets, sizes, strict=True)):
-            shard, run = shards[i // num_pieces], i % num_pieces
-            piece = Piece(piece_pool(name, shard, run), offset, num_bytes)
-            self.cut.append(piece)
-            which = f"{run}/{num_pieces} of {num_bytes}"
-            self.namespaces[piece.pool] = naming.namespace(
-                name, pool, anchor_page_size, shard, which
-            )
+    def __init__(self, name: str, pool: Any, cut: list[Piece], num_shards: int) -> None:
+        super().__init__(name, pool, cut)
+        self._num_shards = num_shards
 
     def read(
         self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
     ) -> list[bool]:
-        return store.read_pieces(self._name, keys, self._columns(keys, host_indices), limit)
+        return store.read_pieces(self.name, keys, self._columns(keys, host_indices), limit)
 
     def write(
         self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
     ) -> list[bool]:
-        return store.write_pieces(self._name, keys, self._columns(keys, host_indices), limit)
+        return store.write_pieces(self.name, keys, self._columns(keys, host_indices), limit)
 
     def _columns(self, keys: Sequence[bytes], host_indices: Any) -> list[list[memoryview]]:
         """[piece][page]; SGLang's order is page by page, inside of a page share by share."""
         addresses, sizes = _buffers(self.pool, host_indices, self._num_shards)
         if len(addresses) != len(keys) * len(self.cut):
-            raise StorageError(f"{len(addresses)} buffers of {len(keys)} pages: {self._name!r}")
+            raise StorageError(f"{len(addresses)} buffers of {len(keys)} pages: {self.name!r}")
         views = [_memory(*buffer) for buffer in zip(addresses, sizes, strict=True)]
         return [views[i :: len(self.cut)] for i in range(len(self.cut))]
 
 
-class CopiedPages:
-    """Pages that SGLang's pool puts together, and takes apart again."""
+class CopiedPages(HostPages):
+    """Pages that SGLang's pool puts together in memory of its own, and takes apart again."""
 
-    def __init__(
-        self,
-        name: str,
-        pool: Any,
-        anchor_page_size: int,
-        naming: Naming,
-        shard: str,
-        num_bytes: int,
-    ) -> None:
-        self.pool = pool
-        piece = Piece(piece_pool(name, shard, 0), 0, num_bytes)
-        namespace = naming.namespace(name, pool, anchor_page_size, shard, f"flat of {num_bytes}")
-        self.cut = [piece]
-        self.namespaces = {piece.pool: namespace}
-        self._name = name
-        self._num_bytes = num_bytes
+    def __init__(self, name: str, pool: Any, cut: list[Piece], is_lent: bool) -> None:
+        """`is_lent`: the store may hold memory longer than a call."""
+        super().__init__(name, pool, cut)
+        self._is_lent = is_lent
 
     def read(
         self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
@@ -131,9 +132,10 @@ class CopiedPages:
         slots = _page_slots(self.pool, keys, host_indices)
         found: list[bool] = []
         for some in self._steps(len(keys)):
-            batch = keys[some]
-            pages = torch.empty((len(batch), like.numel()), dtype=like.dtype)
-            told = store.read_into(self._name, batch, [flat_bytes(page) for page in pages], limit)
+            pages = torch.empty((len(slots[some]), like.numel()), dtype=like.dtype)
+            with lent(pages):
+                views = [flat_bytes(page) for page in pages]
+                told = store.read_into(self.name, keys[some], views, limit)
             for slot, page, is_there in zip(slots[some], pages, told, strict=True):
                 if is_there:
                     self.pool.set_from_flat_data_page(slot, page)
@@ -147,13 +149,15 @@ class CopiedPages:
         stored: list[bool] = []
         for some in self._steps(len(keys)):
             pages = [self.pool.get_data_page(slot, flat=True) for slot in slots[some]]
-            stored += store.write_from(
-                self._name, keys[some], [flat_bytes(page) for page in pages], limit
-            )
+            if self._is_lent:  # a flat page may be a view of the pool
+                pages = [page.clone() for page in pages]
+            with lent(pages):
+                views = [flat_bytes(page) for page in pages]
+                stored += store.write_from(self.name, keys[some], views, limit)
         return stored
 
     def _steps(self, num_pages: int) -> list[slice]:
-        step = max(1, COPY_BYTES // self._num_bytes)
+        step = max(1, COPY_BYTES // self.page_bytes)
         return [slice(begin, begin + step) for begin in range(0, num_pages, step)]
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hicache_ext.errors import StorageError
-from hicache_ext.storage import Limit, PieceStore
+from hicache_ext.storage import Limit, PieceStore, StoreNamespace
 
+from .lent import lent
 from .naming import Naming
 from .pages import HostPages, flat_bytes, open_pages
-from .stores import open_store
+from .stores import KINDS_THAT_HOLD_BUFFERS, open_store
 
 ANCHOR = "kv"  # the pool that SGLang counts pages by
 
@@ -23,7 +24,6 @@ class OpenPool:
 
     pages: HostPages
     store: PieceStore
-    page_bytes: int
     is_writer: bool  # another rank stores the same bytes if not
 
 
@@ -60,22 +60,22 @@ class HostPools:
     def _open_all(self, names: list[str]) -> None:
         page_size = self._registered[ANCHOR].page_size
         new: dict[str, HostPages] = {}
+        namespaces: dict[str, StoreNamespace] = {}
         for name in names:
             pool = self._registered[name]
             is_open = name in self._open and self._open[name].pages.pool is pool
             if not is_open and not _has_no_memory(pool):
-                new[name] = open_pages(name, pool, page_size, self._naming)
+                new[name], named = open_pages(name, pool, page_size, self._naming)
+                namespaces.update(named)
         if not new:
             return
-        namespaces = {pool: ns for pages in new.values() for pool, ns in pages.namespaces.items()}
         sizes = {piece.pool: piece.num_bytes for pages in new.values() for piece in pages.cut}
         inner = open_store(self._naming.config.store, namespaces, sizes)
         store = PieceStore(inner, {name: pages.cut for name, pages in new.items()})
         self._stores.append(store)
         for name, pages in new.items():
             is_writer = self._naming.shares(name, pages.pool).is_writer
-            num_bytes = sum(piece.num_bytes for piece in pages.cut)
-            self._open[name] = OpenPool(pages, store, num_bytes, is_writer)
+            self._open[name] = OpenPool(pages, store, is_writer)
 
     def is_logical(self, name: str) -> bool:
         """Whether the pool holds no memory; False for one that is not known."""
@@ -87,7 +87,7 @@ class HostPools:
         return is_replica or self.is_logical(name)
 
     def page_bytes(self, name: str) -> int:
-        return self._open[name].page_bytes if name in self._open else 0
+        return self._open[name].pages.page_bytes if name in self._open else 0
 
     def exists(self, name: str, keys: Sequence[bytes], limit: Limit) -> list[bool]:
         """PageStore.exists(); a pool that is not open has nothing."""
@@ -109,12 +109,16 @@ class HostPools:
     def read_flat(self, keys: Sequence[bytes], pages: Sequence[Any], limit: Limit) -> list[bool]:
         """Pages of the anchor, into flat tensors of SGLang's."""
         store = self._opened(ANCHOR).store
-        return store.read_into(ANCHOR, keys, [flat_bytes(page) for page in pages], limit)
+        with lent(pages):
+            return store.read_into(ANCHOR, keys, [flat_bytes(page) for page in pages], limit)
 
     def write_flat(self, keys: Sequence[bytes], pages: Sequence[Any], limit: Limit) -> list[bool]:
         """Pages of the anchor, from flat tensors of SGLang's."""
         store = self._opened(ANCHOR).store
-        return store.write_from(ANCHOR, keys, [flat_bytes(page) for page in pages], limit)
+        if self._naming.config.store.get("kind") in KINDS_THAT_HOLD_BUFFERS:
+            pages = [page.clone() for page in pages]  # they may be views of the pool
+        with lent(pages):
+            return store.write_from(ANCHOR, keys, [flat_bytes(page) for page in pages], limit)
 
     def _opened(self, name: str) -> OpenPool:
         if name not in self._open:

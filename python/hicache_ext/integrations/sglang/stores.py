@@ -1,44 +1,113 @@
-"""Which store the setting "store" opens: {"kind": "local", "root": folder, ...options}."""
+"""Which store the setting "store" opens: {"kind": "local", "root": folder, ...}.
+
+Each kind is a function here; its keyword arguments are what the setting may contain.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hicache_ext.errors import StorageError
-from hicache_ext.storage import Durability, LocalStore, PageStore, RedisStore, StoreNamespace
+from hicache_ext.storage import (
+    Durability,
+    LocalStore,
+    MooncakeClient,
+    MooncakeStore,
+    ObjectStore,
+    PageStore,
+    RedisStore,
+    StoreNamespace,
+    open_s3,
+)
 
-# kind: its class, and what its first argument is called. The options are its keyword arguments.
-_KINDS: dict[str, tuple[type, str]] = {
-    "local": (LocalStore, "root"),
-    "redis": (RedisStore, "server"),
-}
-_MADE_OF_TEXT = {"durability": Durability}
+Namespaces = Mapping[str, StoreNamespace]
+Sizes = Mapping[str, int]
+
+# Their engines may hold a buffer past a call's limit. SGLang reuses the pages of a miss at once, so
+# these get memory of ours, which waits for them.
+KINDS_THAT_HOLD_BUFFERS = {"mooncake"}
 
 
-def open_store(
-    setting: Mapping[str, Any],
-    namespaces: Mapping[str, StoreNamespace],
-    page_bytes: Mapping[str, int],
+def _local(
+    namespaces: Namespaces, sizes: Sizes, *, root: str, durability: str = "none"
 ) -> PageStore:
-    """StorageError for a kind, an option or a value that cannot be; and what the store raises."""
+    return LocalStore(root, namespaces, sizes, durability=Durability(durability))
+
+
+def _redis(namespaces: Namespaces, sizes: Sizes, *, server: str, num_links: int = 4) -> PageStore:
+    return RedisStore(server, namespaces, sizes, num_links=num_links)
+
+
+def _s3(
+    namespaces: Namespaces,
+    sizes: Sizes,
+    *,
+    bucket: str,
+    endpoint: str | None = None,
+    access_key_id: str | None = None,
+    secret_access_key: str | None = None,
+    region: str = "us-east-1",
+    prefix: str = "hicache",
+) -> PageStore:
+    objects = open_s3(
+        bucket,
+        endpoint=endpoint,
+        access_key_id=access_key_id,
+        secret_access_key=secret_access_key,
+        region=region,
+    )
+    return ObjectStore(objects, namespaces, sizes, prefix=prefix)
+
+
+def _mooncake(
+    namespaces: Namespaces,
+    sizes: Sizes,
+    *,
+    master: str,
+    host: str = "127.0.0.1",
+    protocol: str = "tcp",
+    devices: str = "",
+    num_replicas: int = 1,
+) -> PageStore:
+    client = MooncakeClient(master, host=host, protocol=protocol, devices=devices)
+    try:
+        return _MooncakeOfOurs(client, namespaces, sizes, num_replicas=num_replicas)
+    except BaseException:
+        client.close()
+        raise
+
+
+class _MooncakeOfOurs(MooncakeStore):
+    def close(self) -> None:
+        super().close()
+        self._client.close()
+
+
+_KINDS: dict[str, Callable[..., PageStore]] = {
+    "local": _local,
+    "mooncake": _mooncake,
+    "redis": _redis,
+    "s3": _s3,
+}
+
+
+def open_store(setting: Mapping[str, Any], namespaces: Namespaces, sizes: Sizes) -> PageStore:
+    """StorageError for a kind, a key or a value that cannot be; and what the store raises."""
     options = dict(setting)
     kind = options.pop("kind", None)
     if kind not in _KINDS:
         raise StorageError(f"store: kind={kind!r} is none of {sorted(_KINDS)}")
-    made, where_name = _KINDS[kind]
-    where = options.pop(where_name, None)
-    if not isinstance(where, str) or not where:
-        raise StorageError(f"store {kind!r}: {where_name}={where!r} is no text")
-    parameters = inspect.signature(made).parameters.values()
-    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    if unknown := sorted(set(options) - known):
+    parameters = inspect.signature(_KINDS[kind]).parameters.values()
+    known = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
+    if unknown := sorted(set(options) - set(known)):
         raise StorageError(f"store {kind!r}: unknown key {unknown[0]!r}; known: {sorted(known)}")
+    if missing := [
+        name for name, is_needed in known.items() if is_needed and not options.get(name)
+    ]:
+        raise StorageError(f"store {kind!r}: needs {missing[0]!r}")
     try:
-        for name in options.keys() & _MADE_OF_TEXT.keys():
-            options[name] = _MADE_OF_TEXT[name](options[name])
-        store: PageStore = made(where, namespaces, page_bytes, **options)
+        return _KINDS[kind](namespaces, sizes, **options)
     except (TypeError, ValueError) as error:
-        raise StorageError(f"store {kind!r} with {options}: {error}") from error
-    return store
+        raise StorageError(f"store {kind!r} with {sorted(options)}: {error}") from error
