@@ -4,13 +4,14 @@ import random
 import threading
 
 import pytest
-from redis_faults import NUMBERS, good_server, good_store, spoil
+from redis_faults import NUMBERS, good_server, good_store, open_store, spoil
 from resp_server import bulk
 from store_backends import PAGE_BYTES, get, key_of, page_of, put
 
 from hicache_ext.errors import StorageError
 from hicache_ext.keys import page_checksum
 from hicache_ext.storage import Limit, RedisStore
+from hicache_ext.storage.breaker import CircuitBreaker
 
 server, store = good_server, good_store
 VALUE_BYTES = PAGE_BYTES["full"] + 16
@@ -106,7 +107,8 @@ def test_refusals_are_told_page_by_page(server, store: RedisStore, text: str) ->
     assert store.exists("full", [key_of(n) for n in NUMBERS]) == [False] * 4
     assert put(store, [7, 8]) == [False] * 2
     assert store.last_error == text
-    assert store.stats()["num_refused_pages"] == 10 and store.stats()["num_failed_calls"] == 3
+    assert store.stats()["num_refused_pages"] == 10
+    assert store.stats()["num_failed_calls"] == 2  # reads; who refuses to write may be read from
     for call in (lambda: store.remove("full", [key_of(1)]), store.clear):
         with pytest.raises(StorageError, match=text.split()[0]):
             call()
@@ -118,6 +120,18 @@ def test_one_refusal_among_pages_is_one_miss(server, store: RedisStore) -> None:
     spoil(server, 2, lambda right: b"-TRYAGAIN\r\n")
     assert get(store, NUMBERS) == [page_of(0), page_of(1), None, page_of(3)]
     assert store.stats()["num_failed_calls"] == 0 and store.stats()["num_refused_pages"] == 1
+
+
+def test_a_server_that_takes_no_writes_is_still_read_from(server) -> None:
+    store = open_store(server, breaker=CircuitBreaker(num_failures=1))
+    put(store, NUMBERS)
+    server.script = lambda words: (
+        b"-OOM no room\r\n" if words[0] == b"SET" else server.answer(words)
+    )
+    for number in range(10, 15):
+        assert put(store, [number]) == [False]
+    assert get(store, NUMBERS) == [page_of(n) for n in NUMBERS]
+    store.close()
 
 
 def test_a_full_server_is_not_sent_the_whole_batch(server, store: RedisStore) -> None:

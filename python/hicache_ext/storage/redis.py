@@ -146,8 +146,8 @@ class RedisStore(RemoteStore):
                 self._count("num_pages")
 
         with self._links.link(patience) as link:
-            num_taken = _pipeline(link, commands(), _num_waiting(pool), take)
-        self._judge(refusals, num_taken)
+            _pipeline(link, commands(), _num_waiting(pool), take)
+        self._note(refusals)  # and no more: a full server, or a replica, is still read from
 
     def _remove(self, pool: RemotePool, keys: Sequence[bytes], patience: Patience) -> int:
         with self._links.link(patience) as link:
@@ -190,11 +190,14 @@ class RedisStore(RemoteStore):
 
     def _judge(self, refusals: Sequence[Refusal], num_answers: int) -> None:
         """EngineError if the server refused everything."""
+        self._note(refusals)
+        if len(refusals) == num_answers:
+            raise EngineError(refusals[0].text)
+
+    def _note(self, refusals: Sequence[Refusal]) -> None:
         if refusals:
             self._count("num_refused_pages", len(refusals))
             self.last_error = refusals[0].text
-            if len(refusals) == num_answers:
-                raise EngineError(refusals[0].text)
 
     def _forget(self, num_pages: int) -> None:
         """Some of them may have been others' pages."""
@@ -207,11 +210,10 @@ def _pipeline(
     groups: Iterable[tuple[int, Sequence[bytes | memoryview]]],
     num_waiting: int,
     take: Callable[[int], None],
-) -> int:
+) -> None:
     """Send each group of (number of commands, their bytes); `take` reads the reply to each command.
 
-    The next group is sent when no more than `num_waiting` commands are unanswered. Returns the
-    number of replies.
+    The next group is sent when no more than `num_waiting` commands are unanswered.
     """
     num_sent = num_taken = 0
     for num_commands, parts in groups:
@@ -220,10 +222,8 @@ def _pipeline(
         while num_sent - num_taken > num_waiting:
             take(num_taken)
             num_taken += 1
-    while num_taken < num_sent:
-        take(num_taken)
-        num_taken += 1
-    return num_taken
+    for position in range(num_taken, num_sent):
+        take(position)
 
 
 def _groups(commands: Sequence[bytes], size: int) -> Iterator[tuple[int, list[bytes]]]:
