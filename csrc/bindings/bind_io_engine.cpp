@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "hicache/check.h"
+#include "hicache/storage/direct_io.h"
 #include "hicache/storage/io_engine.h"
 #include "registry.h"
 
@@ -88,6 +89,19 @@ py::dict report(const IoEngine& engine) {
   return out;
 }
 
+std::pair<bool, std::string> probe(const std::string& folder) {
+  const DirectIo direct = probe_direct_io(folder);
+  return {direct.works, direct.reason};
+}
+
+void add_buffer(IoEngine& engine, std::uintptr_t address, size_t num_bytes) {
+  engine.add_buffer(reinterpret_cast<void*>(address), num_bytes);
+}
+
+void remove_buffer(IoEngine& engine, std::uintptr_t address) {
+  engine.remove_buffer(reinterpret_cast<void*>(address));
+}
+
 Registrar registrar([](py::module_& m) {
   py::enum_<IoOp>(m, "IoOp").value("READ", IoOp::kRead).value("WRITE", IoOp::kWrite);
   py::enum_<IoPath>(m, "IoPath")
@@ -102,7 +116,12 @@ Registrar registrar([](py::module_& m) {
            py::arg("num_threads") = config.num_threads)
       .def("run", &run, py::arg("requests"), py::kw_only(), py::arg("timeout_s") = py::none())
       .def("sync", &IoEngine::sync, py::arg("file"), py::call_guard<py::gil_scoped_release>())
+      .def("add_buffer", &add_buffer, py::arg("address"), py::arg("num_bytes"))
+      .def("remove_buffer", &remove_buffer, py::arg("address"))
+      .def("add_file", &IoEngine::add_file, py::arg("file"))
+      .def("remove_file", &IoEngine::remove_file, py::arg("file"))
       .def_property_readonly("report", &report);
+  m.def("probe_direct_io", &probe, py::arg("folder"));
 });
 
 }  // namespace

@@ -25,8 +25,9 @@ int open_ring(io_uring* ring, unsigned flags) {
 }  // namespace
 
 UringLane::UringLane() {
-  // No SINGLE_ISSUER and so no DEFER_TASKRUN: a lane goes from caller to caller, and any thread may
-  // register. No SQPOLL, which takes a core, and no IOPOLL, which few disks have.
+  // No SINGLE_ISSUER and so no DEFER_TASKRUN, which was no faster: a lane goes from caller to
+  // caller, and any thread may register. No SQPOLL, which takes a core, and no IOPOLL, which few
+  // disks have.
   int error = open_ring(&ring_, IORING_SETUP_COOP_TASKRUN);
   if (error == -EINVAL) error = open_ring(&ring_, 0);  // before Linux 5.19
   HICACHE_CHECK(kStorage, error == 0, "io_uring_setup: ", std::strerror(-error));

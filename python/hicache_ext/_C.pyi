@@ -31,6 +31,7 @@ from hicache_ext._C_host import slot_stride as slot_stride
 from hicache_ext._C_storage import IoEngine as IoEngine
 from hicache_ext._C_storage import IoOp as IoOp
 from hicache_ext._C_storage import IoPath as IoPath
+from hicache_ext._C_storage import probe_direct_io as probe_direct_io
 from hicache_ext._C_tree import TreeComponent as TreeComponent
 from hicache_ext._C_tree import TreeCore as TreeCore
 from hicache_ext._C_tree import TreeHostPaths as TreeHostPaths

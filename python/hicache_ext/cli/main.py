@@ -84,3 +84,13 @@ def mooncake(
     except StorageError as error:
         typer.echo(f"hicache mooncake: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Option(help="A folder that a store is or will be in.")] = Path(),
+) -> None:
+    """Show what this machine and this build have, and what to install for the rest."""
+    from hicache_ext.cli.doctor import diagnose, report
+
+    typer.echo(report(diagnose(folder)))
