@@ -31,7 +31,7 @@ with sglang_standins.installed():
     )
     from sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller import HybridCacheController
     from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
-    from sglang.srt.mem_cache.memory_pool_host import LogicalHostPool
+    from sglang.srt.mem_cache.memory_pool_host import DeepSeekV4PagedHostPool, LogicalHostPool
     from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
     from sglang.srt.mem_cache.pool_host.group import HostPoolGroup, PoolEntry
     from sglang.srt.mem_cache.pool_host.mamba import MambaPoolHost
@@ -108,6 +108,15 @@ def mamba_pool(num_side_states: int = 0) -> Any:
     )
     with host_memory_budget_scope(1 << 30):
         return MambaPoolHost(info, 4.0, 0, device_capacity=8, pin_memory=False, layout="page_first")
+
+
+def paged_pool(layout: str) -> Any:
+    """Packed bytes in three layers, as DeepSeek V4 has them beside an anchor without memory."""
+    with host_memory_budget_scope(1 << 30):
+        return DeepSeekV4PagedHostPool(
+            "c4", [torch.zeros(8, 24, dtype=torch.uint8)] * 3, 24, 20, PAGE_SIZE, layout,
+            pin_memory=False,
+        )  # fmt: skip
 
 
 def config_of(root: Path, **fields: Any) -> HiCacheStorageConfig:

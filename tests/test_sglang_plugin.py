@@ -130,6 +130,25 @@ def test_v2_moves_states_and_windows(tmp_path: Path, num_side_states: int) -> No
     reader.close()
 
 
+@pytest.mark.parametrize("layout", sg.MLA_LAYOUTS)
+def test_v2_moves_packed_pages_beside_an_anchor_without_memory(tmp_path: Path, layout: str) -> None:
+    config = sg.config_of(tmp_path, is_mla_model=True)
+    anchor = sg.LogicalHostPool(64 * sg.PAGE_SIZE, sg.PAGE_SIZE)
+    source, target = sg.paged_pool(layout), sg.paged_pool(layout)
+    sg.fill(source, 1)
+    name = sg.PoolName.DEEPSEEK_V4_C4
+    for pool, pages, call in (
+        (source, SOURCE, "batch_set_v2"),
+        (target, TARGET, "batch_get_v2"),
+    ):
+        backend = sg.attach(config, anchor, {"kv": anchor, name.value: pool})
+        transfer = sg.PoolTransfer(name=name, keys=KEYS, host_indices=sg.slots_of(pool, pages))
+        assert getattr(backend, call)([transfer]) == {name: [True] * len(KEYS)}
+        backend.close()
+    for page, place in zip(SOURCE, TARGET, strict=True):
+        assert sg.page_bytes(target, place) == sg.page_bytes(source, page)
+
+
 def test_wrong_arguments_are_a_miss_and_not_an_error(tmp_path: Path) -> None:
     pool = sg.mha_pool("page_first")
     backend = sg.attach(sg.config_of(tmp_path), pool)

@@ -1,15 +1,19 @@
 """What a user may get wrong is told while SGLang attaches, with key and value."""
 
 import dataclasses
+import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
 import sglang_pools as sg
 
 from hicache_ext.errors import StorageError
+from hicache_ext.integrations.sglang.config import _OWN
+from hicache_ext.integrations.sglang.stores import _KINDS
 
-KEYS = sg.page_hashes(2)
+DOCUMENT = Path(__file__).parent.parent / "docs/sglang.md"
 
 
 def attach(root: Path, extra: dict, **fields):
@@ -87,21 +91,28 @@ def test_heads_that_cannot_be_cut_are_refused(tmp_path: Path) -> None:
 
 def test_what_sglang_parses_is_what_we_take(tmp_path: Path) -> None:
     """The launch command of docs/sglang.md, through SGLang's own parser."""
-    text = json.dumps(
-        {
-            **sg.PLUGIN,
-            "interface_v1": 1,
-            "root": str(tmp_path),
-            "revision": "main",
-            "prefetch_threshold": 64,
-            "tp_lcm_size": 8,
-            "hicache_storage_pass_prefix_keys": True,
-        }
+    command = re.search(r"extra-config '(.*?)'", DOCUMENT.read_text(), re.DOTALL)
+    settings = json.loads(command[1]) | {
+        "root": str(tmp_path),
+        "prefetch_threshold": 64,
+        "hicache_storage_pass_prefix_keys": True,
+    }
+    extra, threshold, *_ = sg.HybridCacheController.parse_storage_backend_extra_config(
+        json.dumps(settings)
     )
-    extra, *_ = sg.HybridCacheController.parse_storage_backend_extra_config(text)
-    assert extra.pop("tp_lcm_size") == 8  # which the controller takes out before us
+    assert threshold == 64 and settings["interface_v1"] == 1
     config = dataclasses.replace(sg.config_of(tmp_path), extra_config=extra)
     sg.attach(config, sg.mha_pool("page_first")).close()
+
+
+def test_the_document_has_every_key() -> None:
+    text = DOCUMENT.read_text()
+    assert {key for key in _OWN if f"| `{key}` |" not in text} == set()
+    for kind, opens in _KINDS.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{kind}` |")]
+        parameters = inspect.signature(opens).parameters.values()
+        keys = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        assert set(re.findall(r"`(\w+)`", line)) == {kind, *keys}, kind
 
 
 def test_a_setting_for_each_kind_of_store_reaches_it(tmp_path: Path, monkeypatch) -> None:

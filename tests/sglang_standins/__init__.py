@@ -97,7 +97,11 @@ def installed() -> Iterator[None]:
     for name in PACKAGES:
         if name not in sys.modules:
             package = ModuleType(name)
-            package.__path__ = [str(root.joinpath(*name.split(".")))]
+            folder = root.joinpath(*name.split("."))
+            package.__path__ = [str(folder)]
+            package.__spec__ = ModuleSpec(
+                name, None, origin=str(folder / "__init__.py"), is_package=True
+            )
             sys.modules[name] = package
     finder = _Finder()
     sys.meta_path.insert(0, finder)
