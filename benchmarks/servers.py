@@ -48,10 +48,10 @@ class Server:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+        process, self.process = self.process, None  # some other thread may start it again
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def _answers(self) -> bool:
         try:

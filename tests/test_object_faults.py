@@ -141,7 +141,8 @@ def test_a_service_that_dies_in_a_batch_and_comes_back(direction: str) -> None:
         sources = [memoryview(content)] * num_pages
         if direction == "read":
             assert all(store.write_from("full", keys, sources))
-        threading.Timer(0.05, server.kill).start()
+        killer = threading.Timer(0.05, server.kill)
+        killer.start()
         results = [True]
         while all(results):  # until the kill is seen
             if direction == "read":
@@ -151,6 +152,7 @@ def test_a_service_that_dies_in_a_batch_and_comes_back(direction: str) -> None:
                 keys = keys if not all(results) else [os.urandom(32) for _ in keys]
         assert store.stats()["num_failed_calls"] >= 1 and store.last_error
         assert store.read_into("full", keys, pages) == [False] * num_pages
+        killer.join()
         server.start()
         time.sleep(0.25)
         found = store.read_into("full", keys, pages)

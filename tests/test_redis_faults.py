@@ -35,6 +35,7 @@ LOST = {
     "not RESP": lambda right: b"HTTP/1.1 400 Bad Request\r\n\r\n",
     "an integer": lambda right: b":5\r\n",
     "an array": lambda right: b"*1\r\n$-1\r\n",
+    "arrays in arrays": lambda right: b"*1\r\n" * 20_000,
     "no number": lambda right: b"$12_3\r\n",
     "a number too long": lambda right: b"$" + b"9" * 30 + b"\r\n",
     "a length below -1": lambda right: b"$-2\r\n",
@@ -120,6 +121,20 @@ def test_one_refusal_among_pages_is_one_miss(server, store: RedisStore) -> None:
     spoil(server, 2, lambda right: b"-TRYAGAIN\r\n")
     assert get(store, NUMBERS) == [page_of(0), page_of(1), None, page_of(3)]
     assert store.stats()["num_failed_calls"] == 0 and store.stats()["num_refused_pages"] == 1
+
+
+@pytest.mark.parametrize("answer", [b"+QUEUED\r\n", b":1\r\n", b"$2\r\nno\r\n", b"*0\r\n"])
+def test_what_is_no_answer_to_set_is_no_stored_page(server, store, answer: bytes) -> None:
+    server.script = lambda words: answer if words[0] == b"SET" else server.answer(words)
+    assert put(store, [7, 8]) == [False, False]
+    assert "SET" in store.last_error and store.stats()["num_failed_calls"] == 1
+
+
+@pytest.mark.parametrize("answer", [b"+OK\r\n", b"$1\r\n1\r\n", b"$-1\r\n", b"*1\r\n" * 9000])
+def test_what_is_no_answer_to_exists_is_a_miss(server, store, answer: bytes) -> None:
+    server.script = lambda words: answer
+    assert store.exists("full", [key_of(0), key_of(1)]) == [False, False]
+    assert store.stats()["num_failed_calls"] == 1
 
 
 def test_a_server_that_takes_no_writes_is_still_read_from(server) -> None:

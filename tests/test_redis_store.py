@@ -172,7 +172,8 @@ def test_a_server_that_dies_in_a_batch_and_comes_back(direction: str) -> None:
         buffers = [bytearray(content) for _ in keys]
         pages = [memoryview(b) for b in buffers]
         assert all(store.write_from("full", keys[: num_pages // 2], pages[: num_pages // 2]))
-        threading.Timer(0.01, server.kill).start()
+        killer = threading.Timer(0.01, server.kill)
+        killer.start()
         results = [True]
         while all(results[: num_pages // 2]):  # until the kill is seen
             results = call("full", keys, pages, Limit(20))
@@ -181,6 +182,7 @@ def test_a_server_that_dies_in_a_batch_and_comes_back(direction: str) -> None:
             assert store.exists("full", [key]) == [False]
             assert store.read_into("full", [key], [page]) == [False]
         assert store.stats()["num_skipped_calls"] > 0
+        killer.join()
         server.start()
         time.sleep(0.25)
         assert store.write_from("full", keys, [memoryview(content)] * num_pages) == [True] * 48

@@ -76,7 +76,7 @@ class RedisStore(RemoteStore):
             if isinstance(answer, Refusal):
                 refusals.append(answer)
             else:
-                results[position] = answer == 1
+                results[position] = _number(answer) == 1
 
         with self._links.link(patience) as link:
             asks = [command(b"EXISTS", name) for name in self._names(pool, keys)]
@@ -138,9 +138,11 @@ class RedisStore(RemoteStore):
             answer = link.reply()
             if isinstance(answer, Refusal):
                 refusals.append(answer)
-            else:
-                results[position] = True
-            if answer == b"OK":  # else there is one already
+                return
+            if answer not in (b"OK", None):
+                raise LinkError(f"{str(answer)[:40]!r} in answer to SET")
+            results[position] = True
+            if answer is not None:  # else there is one already
                 self._count("num_written_pages")
                 self._count("written_bytes", pool.page_bytes)
                 self._count("num_pages")
