@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 from contextlib import closing
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from s3_door import S3Door
 from store_backends import NAMESPACES, PAGE_BYTES, get, key_of, open_bucket, page_of, put
 
 from hicache_ext.errors import StorageError
-from hicache_ext.storage import ObjectStore, open_s3
+from hicache_ext.storage import ObjectStore, object_index, open_s3
 
 PER_OBJECT = 4
 
@@ -160,6 +161,24 @@ def test_namespaces_and_pools_are_apart(bucket, prefix, store) -> None:
             assert pools.read_into(name, [key_of(0)], [memoryview(buffer)]) == [True]
             assert buffer == b"%08d" % i
     assert get(store, [1]) == [page_of(1)]
+
+
+def test_a_version_from_the_future_is_a_miss(bucket, prefix, store, monkeypatch) -> None:
+    monkeypatch.setattr(object_index, "FORMAT_VERSION", object_index.FORMAT_VERSION + 1)
+    with closing(open_store(bucket, prefix)) as newer:
+        put(newer, range(3))
+        monkeypatch.undo()
+        assert get(store, range(3)) == [None] * 3
+        assert store.stats()["num_foreign_indexes"] == 1
+        assert put(store, [1]) == [True] and get(store, range(3)) == [None, page_of(1), None]
+        assert get(newer, range(3)) == [page_of(n) for n in range(3)]
+
+
+def test_without_obstore_it_names_the_extra(bucket, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    for call in (lambda: open_s3("bucket"), lambda: ObjectStore(bucket, NAMESPACES, PAGE_BYTES)):
+        with pytest.raises(StorageError, match=r"hicache_ext\[s3\]"):
+            call()
 
 
 DAMAGE = {
