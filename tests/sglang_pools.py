@@ -30,9 +30,14 @@ with sglang_standins.installed():
         PoolTransfer,
     )
     from sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller import HybridCacheController
-    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
+    from sglang.srt.mem_cache.memory_pool import (
+        DSATokenToKVPool,
+        MHATokenToKVPool,
+        MLATokenToKVPool,
+    )
     from sglang.srt.mem_cache.memory_pool_host import DeepSeekV4PagedHostPool, LogicalHostPool
     from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
+    from sglang.srt.mem_cache.pool_host.dsa import DSAIndexerPoolHost
     from sglang.srt.mem_cache.pool_host.group import HostPoolGroup, PoolEntry
     from sglang.srt.mem_cache.pool_host.mamba import MambaPoolHost
     from sglang.srt.mem_cache.pool_host.mha import get_mha_host_pool_cls
@@ -119,6 +124,24 @@ def paged_pool(layout: str) -> Any:
         )  # fmt: skip
 
 
+def indexer_pools(layout: str) -> dict[str, Any]:
+    """MLA with the keys of a sparse indexer beside it, which have no attribute kv_buffer."""
+    size = 64  # of a page: what DSA has
+    with get_parallel().override(attn_dcp_size=1), host_memory_budget_scope(1 << 30):
+        device = DSATokenToKVPool(
+            size=size, page_size=size, dtype=torch.bfloat16, kv_lora_rank=32, qk_rope_head_dim=8,
+            layer_num=2, device="cpu", enable_memory_saver=False, index_head_dim=128,
+            kv_cache_dim=40,
+        )  # fmt: skip
+        anchor = MLATokenToKVPoolHost(
+            device.get_device_pool_infos()[0].buffer_info, 12.0, 0, size, layout,
+            pin_memory=False, device_capacity_tokens=size, start_layer=0, end_layer=2,
+            target_layer_num=2,
+        )  # fmt: skip
+        (decl,) = [d for d in device.host_pool_decls() if d.pool_name == PoolName.INDEXER]
+        return {"kv": anchor, "indexer": DSAIndexerPoolHost(decl, anchor, pin_memory=False)}
+
+
 def config_of(root: Path, **fields: Any) -> HiCacheStorageConfig:
     """As HiCacheController makes it; `extra` are the user's own keys."""
     extra = {**PLUGIN, "root": str(root), **fields.pop("extra", {})}
@@ -148,7 +171,7 @@ def page_hashes(num_pages: int, first_token: int = 0) -> list[str]:
 
 def buffers_of(pool: Any) -> list[torch.Tensor]:
     """All memory of a pool, as bytes."""
-    held = pool.kv_buffer
+    held = pool.kv_buffer if hasattr(pool, "kv_buffer") else pool.index_k_with_scale_buffer
     tensors = list(held) if isinstance(held, list | tuple) else [held]
     flat: list[torch.Tensor] = []
     for tensor in tensors:
@@ -176,7 +199,7 @@ def slots_of(pool: Any, pages: list[int]) -> torch.Tensor:
 def page_bytes(pool: Any, page: int) -> bytes:
     """The page as SGLang itself would flatten it, or K and V where it cannot."""
     slot = page * pool.page_size
-    if isinstance(pool.kv_buffer, tuple):  # K and V of different widths
+    if isinstance(getattr(pool, "kv_buffer", None), tuple):  # K and V of different widths
         parts = [buffer.reshape(pool.page_num, -1)[page] for buffer in pool.kv_buffer]
         return b"".join(bytes(part.view(torch.uint8).numpy()) for part in parts)
     if pool.layout == "page_unified":

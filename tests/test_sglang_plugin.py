@@ -149,6 +149,38 @@ def test_v2_moves_packed_pages_beside_an_anchor_without_memory(tmp_path: Path, l
         assert sg.page_bytes(target, place) == sg.page_bytes(source, page)
 
 
+@pytest.mark.parametrize("layout", sg.MLA_LAYOUTS)
+def test_v2_moves_the_keys_of_an_indexer(tmp_path: Path, layout: str) -> None:
+    source, target = sg.indexer_pools(layout), sg.indexer_pools(layout)
+    sg.fill(source["indexer"], 1)
+    config = sg.config_of(tmp_path, is_mla_model=True)
+    writer, reader = (sg.attach(config, pools["kv"], pools) for pools in (source, target))
+    transfers = [
+        sg.PoolTransfer(
+            name=sg.PoolName.INDEXER, keys=KEYS, host_indices=sg.slots_of(pools["indexer"], pages)
+        )
+        for pools, pages in ((source, SOURCE), (target, TARGET))
+    ]
+    assert reader.batch_get_v2(transfers[1:]) == {"indexer": [False] * len(KEYS)}
+    assert writer.batch_set_v2(transfers[:1]) == {"indexer": [True] * len(KEYS)}
+    assert reader.batch_get_v2(transfers[1:]) == {"indexer": [True] * len(KEYS)}
+    for page, place in zip(SOURCE, TARGET, strict=True):
+        wanted = sg.page_bytes(source["indexer"], page)
+        assert sg.page_bytes(target["indexer"], place) == wanted
+    writer.close()
+    reader.close()
+
+
+def test_a_pool_that_was_destroyed_holds_nothing(tmp_path: Path) -> None:
+    """SGLang drops its memory at the end; that is not a pool that only counts."""
+    pool = sg.mha_pool("page_first")
+    backend = sg.attach(sg.config_of(tmp_path), pool)
+    assert all(backend.batch_set_v1(KEYS, sg.slots_of(pool, SOURCE)))
+    pool.destroy()
+    assert backend.batch_get_v1(KEYS, sg.slots_of(pool, SOURCE)) == [False] * len(KEYS)
+    backend.close()
+
+
 def test_wrong_arguments_are_a_miss_and_not_an_error(tmp_path: Path) -> None:
     pool = sg.mha_pool("page_first")
     backend = sg.attach(sg.config_of(tmp_path), pool)

@@ -72,7 +72,7 @@ def open_pages(
     if is_scattered or is_lent:
         try:
             flat = flat_bytes(pool.get_data_page(0, flat=True))
-        except (NotImplementedError, ValueError) as error:
+        except (AttributeError, NotImplementedError, ValueError) as error:
             raise StorageError(f"pool {name!r} of layout {pool.layout}: {why}; {error}") from error
         if is_scattered:
             addresses, sizes = [0], [flat.nbytes]
@@ -206,7 +206,7 @@ def _flat_offsets(pool: Any, addresses: list[int], sizes: list[int]) -> list[int
     """Where each buffer begins in a flat page: in the order of addresses if they are of one tensor,
     as flattening it would have them; else in the order given, as Mamba's states are joined."""
     order = list(range(len(addresses)))
-    if hasattr(pool.kv_buffer, "data_ptr"):
+    if hasattr(getattr(pool, "kv_buffer", None), "data_ptr"):
         order.sort(key=lambda i: addresses[i])
     offsets = [0] * len(order)
     end = 0

@@ -38,6 +38,7 @@ class HostPools:
         self._naming = naming
         self._lock = threading.Lock()
         self._registered: dict[str, Any] = {}
+        self._logical: set[str] = set()
         self._open: dict[str, OpenPool] = {}
         self._stores: list[PieceStore] = []
         self._opens_at_once = False
@@ -46,6 +47,9 @@ class HostPools:
         """StorageError as open() if that was called before."""
         with self._lock:
             self._registered[name] = pool
+            self._logical.discard(name)
+            if pool.size_per_token == 0:  # as LogicalHostPool says it; a destroyed pool does not
+                self._logical.add(name)
             if self._opens_at_once:
                 self._open_all([name])
 
@@ -64,7 +68,7 @@ class HostPools:
         for name in names:
             pool = self._registered[name]
             is_open = name in self._open and self._open[name].pages.pool is pool
-            if not is_open and not _has_no_memory(pool):
+            if not is_open and name not in self._logical:
                 new[name], named = open_pages(name, pool, page_size, self._naming)
                 namespaces.update(named)
         if not new:
@@ -79,7 +83,7 @@ class HostPools:
 
     def is_logical(self, name: str) -> bool:
         """Whether the pool holds no memory; False for one that is not known."""
-        return name in self._registered and _has_no_memory(self._registered[name])
+        return name in self._logical
 
     def is_written_elsewhere(self, name: str) -> bool:
         """Whether this rank has nothing to store: no memory, or what another rank stores."""
@@ -142,7 +146,3 @@ class HostPools:
         with self._lock:
             for store in self._stores:
                 store.close()
-
-
-def _has_no_memory(pool: Any) -> bool:
-    return getattr(pool, "kv_buffer", None) is None
