@@ -1,41 +1,65 @@
-// A libnccl for tests: records what ncclAllReduce receives; its "peer" answers with peer_lanes.
+// A libnccl for tests: what a library must export, handed on to the test (fake_nccl.py).
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
-struct Call {
-  const void* send;
-  void* recv;
-  size_t count;
-  int datatype;
-  int op;
-  void* comm;
-  void* stream;
-  int num_calls;
-} last_call;
+typedef struct {
+  char bytes[128];
+} Id;
 
-int all_reduce_code = 0;
-int async_code = 0;
-const int64_t* peer_lanes = 0;  // null: a group of one
+// ncclConfig_t of NCCL 2.14, as nccl.h has it.
+typedef struct {
+  size_t size;
+  unsigned int magic;
+  unsigned int version;
+  int blocking;
+} Config;
+
+typedef struct {
+  Id id;
+  int rank;
+  int size;
+} Comm;
+
+enum Kind { kAllReduce, kAllGather };
+enum End { kDestroy, kAbort };
+
+// Set by the test. Codes are ncclResult_t.
+int (*on_collective)(enum Kind, const void* send, void* recv, size_t count, int type, int op,
+                     void* comm, void* stream);
+int (*on_start)(Comm*, const Config*);
+int (*on_state)(Comm*);
+int (*on_end)(Comm*, enum End);
 
 int ncclGetVersion(int* version) { return *version = 23007, 0; }
 const char* ncclGetErrorString(int code) { return code == 6 ? "remote error" : "fake error"; }
-int ncclCommCount(void* comm, int* count) { return (void)comm, *count = peer_lanes ? 2 : 1, 0; }
-int ncclCommUserRank(void* comm, int* rank) { return (void)comm, *rank = 0, 0; }
-int ncclCommGetAsyncError(void* comm, int* code) { return (void)comm, *code = async_code, 0; }
 
-// Memory of the simulated device is ordinary memory. Tests that only look at the arguments pass
-// addresses that are not: count 0 then, or fake_move 0.
-int fake_move = 0;
+int ncclGetUniqueId(Id* id) {
+  memset(id, 0, sizeof(*id));  // zeros inside, as the real ones have
+  id->bytes[127] = 'x';
+  return getentropy(id->bytes + 1, 8);
+}
 
-int ncclAllReduce(const void* send, void* recv, size_t count, int datatype, int op, void* comm,
+int ncclCommInitRankConfig(Comm** out, int size, Id id, int rank, const Config* config) {
+  Comm* comm = malloc(sizeof(Comm));
+  *comm = (Comm){id, rank, size};
+  *out = comm;
+  return on_start(comm, config);
+}
+
+int ncclCommDestroy(Comm* comm) { return on_end(comm, kDestroy); }
+int ncclCommAbort(Comm* comm) { return on_end(comm, kAbort); }
+int ncclCommCount(const Comm* comm, int* size) { return *size = comm->size, 0; }
+int ncclCommUserRank(const Comm* comm, int* rank) { return *rank = comm->rank, 0; }
+int ncclCommGetAsyncError(Comm* comm, int* code) { return *code = on_state(comm), 0; }
+
+int ncclAllReduce(const void* send, void* recv, size_t count, int type, int op, void* comm,
                   void* stream) {
-  struct Call call = {send, recv, count, datatype, op, comm, stream, last_call.num_calls + 1};
-  last_call = call;
-  if (all_reduce_code != 0) return all_reduce_code;
-  for (size_t i = 0; fake_move && i < count; ++i) {
-    int64_t lane = ((const int64_t*)send)[i];
-    if (peer_lanes && peer_lanes[i] < lane) lane = peer_lanes[i];
-    ((int64_t*)recv)[i] = lane;
-  }
-  return 0;
+  return on_collective(kAllReduce, send, recv, count, type, op, comm, stream);
+}
+
+int ncclAllGather(const void* send, void* recv, size_t count, int type, void* comm, void* stream) {
+  return on_collective(kAllGather, send, recv, count, type, -1, comm, stream);
 }

@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+from fake_nccl import SOURCE, compile_c
 from group_worker import ProcessRank, RankCommands
 
 from hicache_ext.agreement import LocalGroup, TickSchema
@@ -123,6 +124,27 @@ class HierarchicalBackend(ProcessBackend):
         return rf"late ranks: {ranks.index(rank)} \(pid"
 
 
+class NcclBackend(ProcessBackend):
+    """On emulated GPUs."""
+
+    kind = "nccl"
+
+    def __init__(self, size, folder, reduction):
+        super().__init__(size, folder)
+        self.library = compile_c(SOURCE, folder / "libfake.so")
+        self.reduction = reduction
+
+    def make(self, num_lanes):
+        where = (self.library, str(self.folder))
+        self.each(
+            "make_nccl",
+            lambda i: (*where, i, self.size, num_lanes[i], DEADLINE_S, self.reduction),
+        )
+
+    def late(self, rank):
+        return f"rank {rank} is late"
+
+
 class AutoBackend(ShmBackend):
     kind = "auto"
 
@@ -137,6 +159,7 @@ BACKENDS = {
     "shm-2": lambda folder: ShmBackend(2, folder),
     "torch-2": lambda folder: TorchBackend(2, folder),
     "hierarchical-2+1": lambda folder: HierarchicalBackend([[0, 2], [1]], folder),
+    "nccl-2": lambda folder: NcclBackend(2, folder, "ALL_GATHER"),
 }
 LONG_BACKENDS = {
     "local-8": lambda folder: LocalBackend(8),
@@ -147,6 +170,8 @@ LONG_BACKENDS = {
     "hierarchical-2+2": lambda folder: HierarchicalBackend([[0, 1], [2, 3]], folder),
     "hierarchical-1+1": lambda folder: HierarchicalBackend([[0], [1]], folder),
     "hierarchical-3+1+2": lambda folder: HierarchicalBackend([[0, 1, 2], [3], [4, 5]], folder),
+    "nccl-2-reduce": lambda folder: NcclBackend(2, folder, "ALL_REDUCE"),
+    "nccl-3": lambda folder: NcclBackend(3, folder, "AUTO"),
     "auto-2": lambda folder: AutoBackend(2, folder),
 }
 PARAMS = [*BACKENDS, *(pytest.param(name, marks=pytest.mark.long) for name in LONG_BACKENDS)]

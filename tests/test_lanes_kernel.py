@@ -5,7 +5,6 @@ import subprocess
 import ptxsim
 import pytest
 from build_tools import need, run
-from test_nccl import SOURCE, compile_c
 
 
 def test_bodies_on_the_cpu_for_any_number_of_threads(tmp_path):
@@ -30,10 +29,3 @@ def test_kernels_give_the_results_of_the_cpu(seed):
     ptxsim.environment()
     program = ptxsim.build_program("test_lanes", [])
     assert "20 seeds" in simulate(program, 20, FAKECUDA_SEED=seed, FAKECUDA_RACE="1")
-
-
-def test_nccl_group_on_the_simulated_gpu(tmp_path):
-    ptxsim.environment()
-    sources = ["csrc/cuda/lanes.cu", "csrc/host/nccl_group.cpp", "csrc/host/nccl.cpp"]
-    program = ptxsim.build_program("test_nccl_group", sources)
-    simulate(program, compile_c(SOURCE, tmp_path / "libfake.so"))

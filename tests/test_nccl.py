@@ -1,41 +1,16 @@
-"""libnccl at run time: absent, incomplete, failing; and what a tick really asks it for."""
+"""libnccl at run time: absent, incomplete, failing; and what a tick asks it for."""
 
 import ctypes
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_nccl import SOURCE, compile_c
 
 from hicache_ext import _C
 from hicache_ext.agreement import NcclGroup, TickSchema
-from hicache_ext.agreement.nccl import HEADER_DTYPE, SLOT_DTYPE, open_library
-from hicache_ext.errors import AgreementError, CudaError
-
-SOURCE = Path(__file__).parent / "fake_nccl.c"
-
-
-class Call(ctypes.Structure):
-    """fake_nccl.c, struct Call."""
-
-    _fields_ = [
-        ("send", ctypes.c_void_p),
-        ("recv", ctypes.c_void_p),
-        ("count", ctypes.c_size_t),
-        ("datatype", ctypes.c_int),
-        ("op", ctypes.c_int),
-        ("comm", ctypes.c_void_p),
-        ("stream", ctypes.c_void_p),
-        ("num_calls", ctypes.c_int),
-    ]
-
-
-def compile_c(source, out):
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(out), str(source)], check=True)
-    return str(out)
+from hicache_ext.agreement.nccl import HEADER_DTYPE, SLOT_DTYPE
+from hicache_ext.agreement.nccl_start import open_library
+from hicache_ext.errors import CudaError
 
 
 @pytest.fixture(scope="module")
@@ -43,30 +18,12 @@ def library(tmp_path_factory):
     return compile_c(SOURCE, tmp_path_factory.mktemp("nccl") / "libfake.so")
 
 
-def test_all_reduce_receives_int64_min_and_the_callers_comm_and_stream(library):
+def test_version_and_ids(library):
     nccl = open_library(library)
     assert nccl.version == 23007
-    nccl.all_reduce_min(send=0x1000, recv=0x2000, count=50, comm=0x3000, stream=0x4000)
-    call = Call.in_dll(ctypes.CDLL(library), "last_call")
-    nccl_int64, nccl_min = 4, 3  # ncclDataType_t, ncclRedOp_t of nccl.h
-    assert (call.send, call.recv, call.count) == (0x1000, 0x2000, 50)
-    assert (call.datatype, call.op) == (nccl_int64, nccl_min)
-    assert (call.comm, call.stream, call.num_calls) == (0x3000, 0x4000, 1)
-
-
-def test_failing_call_is_an_error_with_the_text_of_nccl(library):
-    code = ctypes.c_int.in_dll(ctypes.CDLL(library), "all_reduce_code")
-    code.value = 6
-    with pytest.raises(CudaError, match=r"ncclAllReduce failed with 6: remote error"):
-        open_library(library).all_reduce_min(1, 2, 3, 4, 5)
-    code.value = 7  # ncclInProgress, of a non-blocking communicator
-    open_library(library).all_reduce_min(1, 2, 3, 4, 5)
-    code.value = 0
-
-
-def test_no_communicator(library):
-    with pytest.raises(AgreementError, match="comm=0"):
-        open_library(library).all_reduce_min(1, 2, 3, 0, 5)
+    first, second = nccl.make_id(), nccl.make_id()
+    assert len(first) == len(second) == 128 and first != second
+    assert first[0] == 0 and first[127:] == b"x"  # zeros do not end it
 
 
 def test_absent_library(tmp_path):
@@ -91,12 +48,14 @@ def test_module_works_without_libnccl():
 
 
 def test_group_needs_cuda_and_says_so(library):
-    with pytest.raises(CudaError, match="built without CUDA" if not _C.with_cuda else "cuda"):
-        NcclGroup(TickSchema(["full"]), 0x3000, stream=0, device=1 << 20, library=library)
+    why = "no CUDA part" if not _C.with_cuda else "cuda"
+    place = {"stream": 0, "device": 1 << 20, "library": library}
+    with pytest.raises(CudaError, match=why):
+        NcclGroup(TickSchema(["full"]), 0x3000, **place)
 
 
 def test_record_layouts_are_those_of_the_header():
     assert HEADER_DTYPE.itemsize == (6 + 2 * _C.MAX_LANE_POOLS) * 8
     assert SLOT_DTYPE.itemsize == (5 + 2 * _C.MAX_LANE_POOLS) * 8
     assert np.zeros(1, SLOT_DTYPE)["hits"].shape == (1, _C.MAX_LANE_POOLS)
-    assert SLOT_DTYPE.fields["hits"][1] == (5 + _C.MAX_LANE_POOLS) * 8
+    assert SLOT_DTYPE.fields["hits"][1] == (5 + _C.MAX_LANE_POOLS) * ctypes.sizeof(ctypes.c_int64)

@@ -26,6 +26,15 @@ std::shared_ptr<CudaEmulator> make_emulator(uint32_t seed, int num_devices, int 
 CudaStream stream_of(uintptr_t handle) { return reinterpret_cast<CudaStream>(handle); }
 
 Registrar registrar([](py::module_& m) {
+  py::class_<EmulatedCollective, std::shared_ptr<EmulatedCollective>>(m, "EmulatedCollective")
+      .def("take",
+           [](EmulatedCollective& ranks) -> py::object {
+             const auto sent = ranks.take();
+             return sent ? py::object(py::bytes(*sent)) : py::object(py::none());
+           })
+      .def("answer", [](EmulatedCollective& ranks, const py::bytes& bytes) {
+        ranks.answer(std::string(bytes));
+      });
   py::class_<CudaEmulator, std::shared_ptr<CudaEmulator>>(m, "CudaEmulator")
       .def(py::init(&make_emulator), py::kw_only(), py::arg("seed") = 0, py::arg("num_devices") = 1,
            py::arg("num_sms") = 8, py::arg("compute_major") = 9,
@@ -60,7 +69,16 @@ Registrar registrar([](py::module_& m) {
       .def("replay",
            [](CudaEmulator& emulator, uintptr_t stream) { emulator.replay(stream_of(stream)); })
       .def("run_all", &CudaEmulator::run_all)
+      .def("step", &CudaEmulator::step)
+      .def("collective",
+           [](CudaEmulator& emulator, uintptr_t send, size_t send_bytes, uintptr_t recv,
+              size_t recv_bytes, uintptr_t stream) {
+             return emulator.collective(reinterpret_cast<const void*>(send), send_bytes,
+                                        reinterpret_cast<void*>(recv), recv_bytes,
+                                        stream_of(stream));
+           })
       .def("take_calls", &CudaEmulator::take_calls)
+      .def_property_readonly("current_device", &CudaEmulator::current_device)
       .def_property_readonly("num_pending", &CudaEmulator::num_pending)
       .def("fail_call_after", &CudaEmulator::fail_call_after);
 });

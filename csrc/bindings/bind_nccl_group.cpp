@@ -1,9 +1,10 @@
-// The tick on a GPU for Python; only where with_cuda. Waits without the GIL.
+// The tick on a GPU for Python. Waits without the GIL.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <vector>
 
+#include "hicache/check.h"
 #include "hicache/nccl_group.h"
 #include "lane_objects.h"
 #include "registry.h"
@@ -17,10 +18,11 @@ namespace {
 using Lanes = py::array_t<int64_t, py::array::c_style>;
 
 std::unique_ptr<NcclGroup> make_group(const NcclLibrary& nccl, const LaneSchema& schema,
-                                      uintptr_t comm, int device, uintptr_t stream) {
+                                      uintptr_t comm, int device, uintptr_t stream,
+                                      NcclReduction reduction) {
   py::gil_scoped_release no_gil;
-  return std::make_unique<NcclGroup>(nccl, schema, reinterpret_cast<void*>(comm), device,
-                                     reinterpret_cast<CUstream_st*>(stream));
+  return std::make_unique<NcclGroup>(cuda_api(), nccl, schema, reinterpret_cast<void*>(comm),
+                                     device, reinterpret_cast<CudaStream>(stream), reduction);
 }
 
 void issue(NcclGroup& group, const Lanes& lanes) {
@@ -41,14 +43,19 @@ void issue_records(NcclGroup& group, uintptr_t header, uintptr_t slots, uintptr_
                       reinterpret_cast<const uint8_t*>(endpoints));
 }
 
+// A replay that fails has started no tick.
+void replay(NcclGroup& group, const py::function& launch) {
+  group.check_replay();
+  launch();
+  group.count_replay();
+}
+
+bool wait(NcclGroup& group, double max_s) {
+  return in_slices(max_s, [&](double slice_s) { return group.wait(slice_s); });
+}
+
 // -> (lanes, (lane, mine, min, max), {slot: slot_type})
-py::tuple result(NcclGroup& group, double deadline_s, const py::type& slot_type) {
-  const bool there =
-      group.ready() || in_slices(deadline_s, [&](double max_s) { return group.wait(max_s); });
-  HICACHE_CHECK(kAgreement, there, "tick ", group.num_collected(), ", rank ", group.rank(), " of ",
-                group.size(), ": 1 to ", group.size() - 1, " other ranks are late after ",
-                deadline_s, " s; ticks issued by this rank: ", group.num_issued(),
-                ", by each other: at least ", group.num_collected());
+py::tuple collect(NcclGroup& group, const py::type& slot_type) {
   Lanes lanes(num_lanes(group.schema()));
   std::vector<AgreedRecord> records(group.schema().num_slots);
   const LaneVerdict verdict = group.collect(lanes.mutable_data(), records.data());
@@ -57,16 +64,23 @@ py::tuple result(NcclGroup& group, double deadline_s, const py::type& slot_type)
 }
 
 Registrar registrar([](py::module_& m) {
+  py::enum_<NcclReduction>(m, "NcclReduction")
+      .value("ALL_REDUCE", NcclReduction::kAllReduce)
+      .value("ALL_GATHER", NcclReduction::kAllGather);
   py::class_<NcclGroup>(m, "NcclGroup")
       .def(py::init(&make_group), py::arg("nccl"), py::arg("schema"), py::arg("comm"),
-           py::arg("device"), py::arg("stream"))
+           py::arg("device"), py::arg("stream"), py::arg("reduction"))
       .def_property_readonly("rank", &NcclGroup::rank)
       .def_property_readonly("size", &NcclGroup::size)
+      .def_property_readonly("num_issued", &NcclGroup::num_issued)
+      .def_property_readonly("num_collected", &NcclGroup::num_collected)
       .def("issue", &issue, py::arg("lanes").noconvert())
       .def("issue_records", &issue_records, py::arg("header"), py::arg("slots"),
            py::arg("endpoints"))
+      .def("replay", &replay, py::arg("launch"))
       .def("ready", &NcclGroup::ready)
-      .def("result", &result, py::arg("deadline_s"), py::arg("slot_type"));
+      .def("wait", &wait, py::arg("max_s"))
+      .def("collect", &collect, py::arg("slot_type"));
 });
 
 }  // namespace

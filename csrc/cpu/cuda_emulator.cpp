@@ -208,9 +208,9 @@ std::byte* CudaEmulator::allocate_device(size_t num_bytes) {
 }
 
 // Work that still reads it finds kFreed, instead of what happens to be there.
-void CudaEmulator::free_device(std::byte* memory) noexcept {
+void CudaEmulator::free(std::byte* memory, const char* call) noexcept {
   std::lock_guard lock(mutex_);
-  calls_.push_back("free_device");
+  calls_.push_back(call);
   const auto found = memory_.find(memory);
   if (found == memory_.end()) return;
   std::memset(memory, kFreed, found->second.num_bytes);

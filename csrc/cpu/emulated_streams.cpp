@@ -60,8 +60,13 @@ EmulatedStreams::Event& EmulatedStreams::at(CudaEvent event) {
 }
 
 void EmulatedStreams::enqueue(CudaStream stream, std::function<void()> work) {
+  enqueue(stream, nullptr, std::move(work));
+}
+
+void EmulatedStreams::enqueue(CudaStream stream, std::function<bool()> may_run,
+                              std::function<void()> work) {
   Stream& target = at(stream);
-  const Op op{std::move(work), nullptr, 0, false};
+  const Op op{std::move(work), nullptr, 0, false, std::move(may_run)};
   if (target.is_capturing)
     target.captured.push_back(op);
   else
@@ -72,7 +77,8 @@ void EmulatedStreams::record(CudaEvent event, CudaStream stream) {
   Event& target = at(event);
   Stream& on = at(stream);
   target.is_captured = on.is_capturing;
-  if (!on.is_capturing) on.queue.push_back({nullptr, &target, ++target.num_recorded, false});
+  if (!on.is_capturing)
+    on.queue.push_back({nullptr, &target, ++target.num_recorded, false, nullptr});
 }
 
 void EmulatedStreams::stream_wait(CudaStream stream, CudaEvent event) {
@@ -80,7 +86,7 @@ void EmulatedStreams::stream_wait(CudaStream stream, CudaEvent event) {
   Stream& target = at(stream);
   HICACHE_CHECK(kCuda, !target.is_capturing && !awaited.is_captured,
                 "stream_wait: the emulator captures one stream at a time");
-  target.queue.push_back({nullptr, &awaited, awaited.num_recorded, true});
+  target.queue.push_back({nullptr, &awaited, awaited.num_recorded, true, nullptr});
 }
 
 bool EmulatedStreams::step() {
@@ -88,7 +94,8 @@ bool EmulatedStreams::step() {
   for (auto& [handle, stream] : streams_) {
     if (stream.queue.empty()) continue;
     const Op& op = stream.queue.front();
-    if (!op.is_wait || op.event->num_done >= op.version) ready.push_back(&stream);
+    const bool waits = op.is_wait && op.event->num_done < op.version;
+    if (!waits && (!op.may_run || op.may_run())) ready.push_back(&stream);
   }
   if (ready.empty()) return false;
   Stream& stream = *ready[rng_() % ready.size()];

@@ -5,6 +5,7 @@
 #include "hicache/copy_ring.h"
 #include "hicache/cuda_api.h"
 #include "hicache/cuda_check.h"
+#include "hicache/cuda_lanes.h"
 
 namespace hicache {
 namespace {
@@ -144,6 +145,15 @@ class CudaRuntime final : public CudaApi {
     return status != cudaStreamCaptureStatusNone;
   }
 
+  // Another thread may be capturing, which forbids queries to all that do not insist.
+  bool is_idle(CudaStream stream) override {
+    const UncapturedScope scope;
+    const cudaError_t code = cudaStreamQuery(stream);
+    if (code == cudaErrorNotReady) return swallow(code), false;
+    HICACHE_CUDA_CHECK(code);
+    return true;
+  }
+
   void synchronize(CudaStream stream) noexcept override { swallow(cudaStreamSynchronize(stream)); }
   void destroy(CudaStream stream) noexcept override { swallow(cudaStreamDestroy(stream)); }
 
@@ -187,6 +197,7 @@ class CudaRuntime final : public CudaApi {
   }
 
   void free_device(std::byte* memory) noexcept override { swallow(cudaFree(memory)); }
+  void free_pinned(std::byte* memory) noexcept override { swallow(cudaFreeHost(memory)); }
 
   void copy(void* dst, const void* src, size_t num_bytes, CudaStream stream) override {
     HICACHE_CUDA_CHECK(cudaMemcpyAsync(dst, src, num_bytes, cudaMemcpyDefault, stream));
@@ -224,6 +235,16 @@ class CudaRuntime final : public CudaApi {
     void* arguments[] = {&worker, &rings, &slot_bytes};  // the register kernels take the first
     HICACHE_CUDA_CHECK(cudaLaunchKernel(image.function, dim3(grid.num_blocks),
                                         dim3(image.num_threads), arguments, shared_bytes, stream));
+  }
+
+  void preload_ticks() override {
+    const UncapturedScope scope;
+    preload_lane_kernels();
+  }
+
+  void launch(const PackArgs& args, CudaStream stream) override { launch_pack_lanes(args, stream); }
+  void launch(const UnpackArgs& args, CudaStream stream) override {
+    launch_unpack_lanes(args, stream);
   }
 };
 

@@ -4,6 +4,12 @@
 
 namespace hicache {
 
+void preload_lane_kernels() {
+  cudaFuncAttributes attributes{};
+  HICACHE_CUDA_CHECK(cudaFuncGetAttributes(&attributes, pack_lanes_kernel));
+  HICACHE_CUDA_CHECK(cudaFuncGetAttributes(&attributes, unpack_lanes_kernel));
+}
+
 void launch_pack_lanes(const PackArgs& args, CUstream_st* stream) {
   const int num_blocks = (args.schema.num_slots + kLaneThreads - 1) / kLaneThreads;
   pack_lanes_kernel<<<num_blocks, kLaneThreads, 0, stream>>>(args);

@@ -1,134 +1,171 @@
 // See nccl_group.h.
 #include "hicache/nccl_group.h"
 
+#include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstring>
 #include <thread>
 
-#include "hicache/cuda_check.h"
+#include "hicache/check.h"
+#include "hicache/cuda_array.h"
 
 namespace hicache {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr auto kSpin = std::chrono::microseconds(20);
-constexpr auto kPoll = std::chrono::microseconds(50);
-constexpr auto kAsyncErrorEvery = std::chrono::milliseconds(10);
-
-struct DeviceFree {
-  void operator()(void* memory) const { cudaFree(memory); }
-};
-struct HostFree {
-  void operator()(void* memory) const { cudaFreeHost(memory); }
-};
-template <typename T>
-using DeviceArray = std::unique_ptr<T[], DeviceFree>;
-template <typename T>
-using PinnedArray = std::unique_ptr<T[], HostFree>;
-
-template <typename T>
-DeviceArray<T> device_array(int64_t count) {
-  void* memory = nullptr;
-  HICACHE_CUDA_CHECK(cudaMalloc(&memory, count * sizeof(T)));
-  return DeviceArray<T>(static_cast<T*>(memory));
-}
-
-template <typename T>
-PinnedArray<T> pinned_array(int64_t count) {
-  void* memory = nullptr;
-  HICACHE_CUDA_CHECK(
-      cudaHostAlloc(&memory, count * sizeof(T), cudaHostAllocMapped | cudaHostAllocPortable));
-  std::memset(memory, 0, count * sizeof(T));
-  return PinnedArray<T>(static_cast<T*>(memory));
-}
-
-template <typename T>
-T* on_device(const PinnedArray<T>& pinned) {
-  void* address = nullptr;
-  HICACHE_CUDA_CHECK(cudaHostGetDevicePointer(&address, pinned.get(), 0));
-  return static_cast<T*>(address);
-}
+constexpr auto kMinPoll = std::chrono::microseconds(50);
+constexpr auto kMaxPoll = std::chrono::microseconds(1000);
+constexpr auto kLookEvery = std::chrono::milliseconds(10);
 
 }  // namespace
 
 struct TickBuffers {
-  TickBuffers(const LaneSchema& schema, CUstream_st* stream)
-      : mine(device_array<int64_t>(num_lanes(schema))),
-        agreed(device_array<int64_t>(num_lanes(schema))),
-        num_ticks(device_array<uint64_t>(1)),
-        staged(pinned_array<int64_t>(kTickRing * num_lanes(schema))),
-        outcomes(pinned_array<TickOutcome>(kTickRing)),
-        lanes(pinned_array<int64_t>(kTickRing * num_lanes(schema))),
-        slots(pinned_array<AgreedRecord>(kTickRing * schema.num_slots)) {
-    HICACHE_CUDA_CHECK(cudaMemsetAsync(num_ticks.get(), 0, sizeof(uint64_t), stream));
+  TickBuffers(CudaApi& cuda, const LaneSchema& schema, int num_rows)
+      : mine(cuda, MemoryKind::kDevice, num_lanes(schema)),
+        rows(cuda, MemoryKind::kDevice, num_rows * num_lanes(schema)),
+        agreed(cuda, MemoryKind::kDevice, num_lanes(schema)),
+        num_ticks(cuda, MemoryKind::kDevice, 1),
+        staged(cuda, MemoryKind::kPinned, kTickRing * num_lanes(schema)),
+        outcomes(cuda, MemoryKind::kPinned, kTickRing),
+        lanes(cuda, MemoryKind::kPinned, kTickRing * num_lanes(schema)),
+        slots(cuda, MemoryKind::kPinned, int64_t{kTickRing} * schema.num_slots) {
+    for (int i = 0; i < kTickRing; ++i) outcomes.get()[i].sequence = 0;
   }
 
-  DeviceArray<int64_t> mine;
-  DeviceArray<int64_t> agreed;
-  DeviceArray<uint64_t> num_ticks;
-  PinnedArray<int64_t> staged;  // [kTickRing, num_lanes]
-  PinnedArray<TickOutcome> outcomes;
-  PinnedArray<int64_t> lanes;
-  PinnedArray<AgreedRecord> slots;
+  CudaArray<int64_t> mine;
+  CudaArray<int64_t> rows;  // what NCCL writes: [num_rows, num_lanes]
+  CudaArray<int64_t> agreed;
+  CudaArray<uint64_t> num_ticks;
+  CudaArray<int64_t> staged;  // [kTickRing, num_lanes]
+  CudaArray<TickOutcome> outcomes;
+  CudaArray<int64_t> lanes;
+  CudaArray<AgreedRecord> slots;
 };
 
-NcclGroup::NcclGroup(const NcclLibrary& nccl, const LaneSchema& schema, void* comm, int device,
-                     CUstream_st* stream)
-    : nccl_(nccl), schema_(schema), comm_(comm), device_(device), stream_(stream) {
+NcclGroup::NcclGroup(std::shared_ptr<CudaApi> cuda, const NcclLibrary& nccl,
+                     const LaneSchema& schema, void* comm, int device, CudaStream stream,
+                     NcclReduction reduction)
+    : cuda_(std::move(cuda)),
+      nccl_(nccl),
+      schema_(schema),
+      comm_(comm),
+      device_(device),
+      stream_(stream),
+      reduction_(reduction) {
   HICACHE_CHECK(kAgreement, comm != nullptr, "comm=0 is no communicator");
-  HICACHE_CUDA_CHECK(cudaSetDevice(device));
+  require_device(*cuda_, device);
+  const DeviceScope scope(*cuda_, device);
+  HICACHE_CHECK(kCuda, !cuda_->is_capturing(stream), "a group cannot be made in a capture");
   rank_ = nccl_.comm_rank(comm);
   size_ = nccl_.comm_size(comm);
-  buffers_ = std::make_unique<TickBuffers>(schema, stream);
+  const bool gathers = reduction == NcclReduction::kAllGather;
+  buffers_ = std::make_unique<TickBuffers>(*cuda_, schema, gathers ? size_ : 1);
+  cuda_->preload_ticks();
+  // A zero that nobody writes before this copy has run.
+  cuda_->copy(buffers_->num_ticks.get(), &buffers_->outcomes.get()[0].sequence, sizeof(uint64_t),
+              stream);
 }
 
 NcclGroup::~NcclGroup() {
   // The stream may still read and write the buffers. If a peer is gone it never finishes: then they
   // are leaked, which is better than a hang or than memory that a kernel still writes.
-  const bool done = num_issued_ == num_collected_ || cudaStreamQuery(stream_) == cudaSuccess;
-  if (!done) buffers_.release();
+  bool is_done = num_issued_ == num_collected_;
+  try {
+    // A graph may run on another stream, of which nobody has told.
+    if (!is_done && !is_captured_) is_done = cuda_->is_idle(stream_);
+  } catch (const Error&) {
+    // The stream is broken: what it still touches is unknown.
+  }
+  if (!is_done) buffers_.release();
 }
 
 void NcclGroup::check_room() const {
+  HICACHE_CHECK(kAgreement, lost_.empty(), "rank ", rank_, ": the group is broken: ", lost_);
   HICACHE_CHECK(kAgreement, num_issued_ - num_collected_ < kDepth, "rank ", rank_, ": ", kDepth,
                 " ticks are uncollected already");
-  HICACHE_CUDA_CHECK(cudaSetDevice(device_));
 }
 
 void NcclGroup::issue(const int64_t* lanes) {
+  const DeviceScope scope(*cuda_, device_);
+  HICACHE_CHECK(kCuda, !cuda_->is_capturing(stream_), "rank ", rank_,
+                ": issue() cannot be captured, its lanes come from the host: issue_records() can");
   check_room();
   const int64_t count = num_lanes(schema_);
   int64_t* staged = buffers_->staged.get() + static_cast<int64_t>(num_issued_ % kTickRing) * count;
   std::memcpy(staged, lanes, count * sizeof(int64_t));
-  HICACHE_CUDA_CHECK(cudaMemcpyAsync(buffers_->mine.get(), staged, count * sizeof(int64_t),
-                                     cudaMemcpyHostToDevice, stream_));
-  reduce_and_unpack();
+  enqueue([&] { cuda_->copy(buffers_->mine.get(), staged, count * sizeof(int64_t), stream_); });
+  ++num_issued_;
 }
 
 void NcclGroup::issue_records(const LaneHeader* header, const SlotRecord* slots,
                               const uint8_t* endpoints) {
+  const DeviceScope scope(*cuda_, device_);
+  const bool is_capturing = cuda_->is_capturing(stream_);
+  if (!is_capturing) check_room();
+  is_captured_ = is_captured_ || is_capturing;
+  const PackArgs pack{schema_, header, slots, endpoints, buffers_->mine.get()};
+  enqueue([&] { cuda_->launch(pack, stream_); });
+  if (!is_capturing) ++num_issued_;
+}
+
+void NcclGroup::check_replay() {
+  HICACHE_CHECK(kAgreement, is_captured_, "rank ", rank_, ": no tick was captured");
   check_room();
-  launch_pack_lanes({schema_, header, slots, endpoints, buffers_->mine.get()}, stream_);
-  reduce_and_unpack();
+}
+
+// A tick of which a part was enqueued is one that other ranks have and this one has not.
+void NcclGroup::enqueue(const std::function<void()>& pack) {
+  try {
+    pack();
+    reduce_and_unpack();
+  } catch (const Error& error) {
+    lost_ = error.what();
+    throw;
+  }
 }
 
 void NcclGroup::reduce_and_unpack() {
-  nccl_.all_reduce_min(buffers_->mine.get(), buffers_->agreed.get(), num_lanes(schema_), comm_,
-                       stream_);
-  launch_unpack_lanes(
-      {schema_, buffers_->agreed.get(), buffers_->mine.get(), buffers_->num_ticks.get(),
-       on_device(buffers_->outcomes), on_device(buffers_->lanes), on_device(buffers_->slots)},
-      stream_);
-  ++num_issued_;
+  const TickBuffers& buffers = *buffers_;
+  const int64_t count = num_lanes(schema_);
+  const bool gathers = reduction_ == NcclReduction::kAllGather;
+  if (gathers) {
+    nccl_.all_gather(buffers.mine.get(), buffers.rows.get(), count, comm_, stream_);
+  } else {
+    nccl_.all_reduce_min(buffers.mine.get(), buffers.rows.get(), count, comm_, stream_);
+  }
+  cuda_->launch(UnpackArgs{schema_, buffers.rows.get(), gathers ? size_ : 1, buffers.agreed.get(),
+                           buffers.mine.get(), buffers.num_ticks.get(), buffers.outcomes.get(),
+                           buffers.lanes.get(), buffers.slots.get()},
+                stream_);
 }
 
-bool NcclGroup::ready() const {
+bool NcclGroup::is_there() const {
   if (num_issued_ == num_collected_) return false;
   const uint64_t tick = num_collected_ + 1;
-  uint64_t& sequence = buffers_->outcomes[tick % kTickRing].sequence;
+  uint64_t& sequence = buffers_->outcomes.get()[tick % kTickRing].sequence;
   return std::atomic_ref<uint64_t>(sequence).load(std::memory_order_acquire) == tick;
+}
+
+// Now and then: each look is a call into NCCL and one into the driver.
+void NcclGroup::look_for_errors() {
+  const auto now = Clock::now();
+  if (now < next_look_ || !lost_.empty()) return;
+  next_look_ = now + kLookEvery;
+  lost_ = nccl_.async_error(comm_);
+  if (!lost_.empty()) return;
+  try {
+    const DeviceScope scope(*cuda_, device_);
+    if (!cuda_->is_capturing(stream_)) cuda_->is_idle(stream_);
+  } catch (const Error& error) {
+    lost_ = error.what();
+  }
+}
+
+bool NcclGroup::ready() {
+  if (num_issued_ == num_collected_) return false;
+  if (is_there()) return true;
+  look_for_errors();
+  return !lost_.empty();
 }
 
 bool NcclGroup::wait(double max_s) {
@@ -136,25 +173,21 @@ bool NcclGroup::wait(double max_s) {
   const auto start = Clock::now();
   const auto deadline =
       start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(max_s));
-  auto next_look = start + kAsyncErrorEvery;
-  while (!ready()) {
+  while (!is_there()) {
+    look_for_errors();
+    HICACHE_CHECK(kAgreement, lost_.empty() || is_there(), "tick ", num_collected_, ", rank ",
+                  rank_, " of ", size_, ": the group is broken, a peer may be lost: ", lost_);
     const auto now = Clock::now();
     if (now >= deadline) return false;
-    if (now >= next_look) {
-      next_look = now + kAsyncErrorEvery;
-      const std::string error = nccl_.async_error(comm_);
-      HICACHE_CHECK(kAgreement, error.empty(), "tick ", num_collected_, ", rank ", rank_, " of ",
-                    size_, ": a peer is lost, NCCL says: ", error);
-      const cudaError_t code = cudaStreamQuery(stream_);
-      if (code != cudaErrorNotReady) HICACHE_CUDA_CHECK(code);
-    }
-    if (now > start + kSpin) std::this_thread::sleep_for(kPoll);
+    if (now < start + kSpin) continue;
+    // Whoever has waited long may wait a little longer, and leaves its core to others.
+    std::this_thread::sleep_for(std::clamp<Clock::duration>((now - start) / 8, kMinPoll, kMaxPoll));
   }
   return true;
 }
 
 LaneVerdict NcclGroup::collect(int64_t* lanes, AgreedRecord* slots) {
-  HICACHE_CHECK(kAgreement, ready(), "tick ", num_collected_, " is not there");
+  HICACHE_CHECK(kAgreement, is_there(), "tick ", num_collected_, " is not there");
   ++num_collected_;
   const auto entry = static_cast<int64_t>(num_collected_ % kTickRing);
   const int64_t count = num_lanes(schema_);
@@ -163,7 +196,7 @@ LaneVerdict NcclGroup::collect(int64_t* lanes, AgreedRecord* slots) {
     std::memcpy(slots, buffers_->slots.get() + entry * schema_.num_slots,
                 schema_.num_slots * sizeof(AgreedRecord));
   }
-  return buffers_->outcomes[entry].verdict;
+  return buffers_->outcomes.get()[entry].verdict;
 }
 
 }  // namespace hicache

@@ -14,8 +14,11 @@ from hicache_ext._C_groups import LANE_NEUTRAL as LANE_NEUTRAL
 from hicache_ext._C_groups import MAX_LANE_POOLS as MAX_LANE_POOLS
 from hicache_ext._C_groups import LanePacker as LanePacker
 from hicache_ext._C_groups import LaneSchema as LaneSchema
+from hicache_ext._C_groups import NcclComm as NcclComm
+from hicache_ext._C_groups import NcclExchange as NcclExchange
 from hicache_ext._C_groups import NcclGroup as NcclGroup
 from hicache_ext._C_groups import NcclLibrary as NcclLibrary
+from hicache_ext._C_groups import NcclReduction as NcclReduction
 from hicache_ext._C_groups import ShmGroup as ShmGroup
 from hicache_ext._C_groups import lanes_unpack as lanes_unpack
 from hicache_ext._C_host import MAX_PIN_CHUNK_BYTES as MAX_PIN_CHUNK_BYTES

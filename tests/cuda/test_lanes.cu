@@ -57,38 +57,43 @@ struct Unpacked {
   std::vector<AgreedRecord> slots;
 };
 
-// `tick_no` ticks were unpacked before.
-Unpacked unpack(const LaneSchema& schema, const std::vector<int64_t>& agreed,
+// `rows`: of all ranks, or one that is reduced already. `tick_no` ticks were unpacked before.
+Unpacked unpack(const LaneSchema& schema, const std::vector<std::vector<int64_t>>& rows,
                 const std::vector<int64_t>& mine, uint64_t tick_no) {
-  int64_t* device_agreed = on_device(agreed);
+  std::vector<int64_t> all_rows;
+  for (const auto& row : rows) all_rows.insert(all_rows.end(), row.begin(), row.end());
+  int64_t* device_rows = on_device(all_rows);
+  int64_t* device_agreed = on_device(std::vector<int64_t>(mine.size(), kPoison));
   int64_t* device_mine = on_device(mine);
   uint64_t* num_ticks = on_device(std::vector<uint64_t>{tick_no});
   Unpacked out{std::vector<TickOutcome>(kTickRing),
-               std::vector<int64_t>(kTickRing * agreed.size(), kPoison),
+               std::vector<int64_t>(kTickRing * mine.size(), kPoison),
                std::vector<AgreedRecord>(kTickRing * schema.num_slots)};
   std::memset(out.outcomes.data(), 0x5a, kTickRing * sizeof(TickOutcome));
   TickOutcome* outcomes = on_device(out.outcomes);
   int64_t* lanes = on_device(out.lanes);
   AgreedRecord* slots = on_device(out.slots);
-  launch_unpack_lanes({schema, device_agreed, device_mine, num_ticks, outcomes, lanes, slots},
+  launch_unpack_lanes({schema, device_rows, static_cast<int>(rows.size()), device_agreed,
+                       device_mine, num_ticks, outcomes, lanes, slots},
                       nullptr);
   EXPECT(cudaDeviceSynchronize() == cudaSuccess, "launch");
   EXPECT(to_host(num_ticks, 1)[0] == tick_no + 1, "ticks counted");
   out = {to_host(outcomes, kTickRing), to_host(lanes, out.lanes.size()),
          to_host(slots, out.slots.size())};
-  for (void* memory : {(void*)device_agreed, (void*)device_mine, (void*)num_ticks, (void*)outcomes,
-                       (void*)lanes, (void*)slots}) {
+  for (void* memory : {(void*)device_rows, (void*)device_agreed, (void*)device_mine,
+                       (void*)num_ticks, (void*)outcomes, (void*)lanes, (void*)slots}) {
     cudaFree(memory);
   }
   return out;
 }
 
-void check_unpack(const Tick& tick, uint32_t seed, const std::vector<int64_t>& agreed,
+void check_unpack(const Tick& tick, uint32_t seed, const std::vector<std::vector<int64_t>>& rows,
                   const std::vector<int64_t>& mine) {
+  const std::vector<int64_t> agreed = min_over(rows);
   std::vector<AgreedRecord> want(tick.schema.num_slots);
   const int64_t bad = unpack_body(tick.schema, agreed.data(), mine.data(), want.data(), 0, 1);
   const uint64_t tick_no = seed;
-  const Unpacked got = unpack(tick.schema, agreed, mine, tick_no);
+  const Unpacked got = unpack(tick.schema, rows, mine, tick_no);
   for (int entry = 0; entry < kTickRing; ++entry) {
     const int64_t* lanes = got.lanes.data() + entry * agreed.size();
     if (entry != static_cast<int>((tick_no + 1) % kTickRing)) {  // somebody else's result
@@ -120,12 +125,16 @@ int main(int, char** argv) {
       check_pack(tick, seed, rank);
       ranks.push_back(tick.pack(rank));
     }
-    std::vector<int64_t> agreed = min_over(ranks);
-    for (const auto& mine : ranks) check_unpack(tick, seed, agreed, mine);
+    const auto check_ranks = [&] {
+      for (const auto& mine : ranks) {
+        check_unpack(tick, seed, {min_over(ranks)}, mine);  // behind an all-reduce
+        check_unpack(tick, seed, ranks, mine);              // behind an all-gather
+      }
+    };
+    check_ranks();
     // One rank of another opinion: every rank must name the same lane as the CPU does.
-    ranks[1][(seed * 7) % agreed.size()] -= 1;
-    agreed = min_over(ranks);
-    for (const auto& mine : ranks) check_unpack(tick, seed, agreed, mine);
+    ranks[1][(seed * 7) % ranks[1].size()] -= 1;
+    check_ranks();
   }
   std::printf("%u seeds\n", num_seeds);
   return 0;

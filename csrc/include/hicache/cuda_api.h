@@ -1,6 +1,6 @@
-// The calls of the CUDA runtime that copies make on the host, as an interface: the runtime itself,
-// or an emulation on the CPU (cuda_emulator.h). No CUDA header is needed for it, so what only talks
-// to it is built, tested and run under sanitizers where there is no toolkit.
+// The calls of the CUDA runtime that copies and ticks make on the host, as an interface: the
+// runtime itself, or an emulation on the CPU (cuda_emulator.h). No CUDA header is needed for it, so
+// what only talks to it is built, tested and run under sanitizers where there is no toolkit.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +20,8 @@ using CudaEvent = CUevent_st*;
 
 class CopyResources;
 struct WorkerArgs;
+struct PackArgs;
+struct UnpackArgs;
 
 enum class MemoryKind { kPageable, kPinned, kDevice };
 
@@ -75,6 +77,8 @@ class CudaApi {
   virtual CudaStream create_stream(StreamPriority priority) = 0;  // non-blocking
   virtual int device_of(CudaStream stream) = 0;
   virtual bool is_capturing(CudaStream stream) = 0;
+  // Whether all of its work is done; throws what went wrong on it. Not while it is captured.
+  virtual bool is_idle(CudaStream stream) = 0;
   virtual void synchronize(CudaStream stream) noexcept = 0;
   virtual void destroy(CudaStream stream) noexcept = 0;
 
@@ -90,6 +94,7 @@ class CudaApi {
   virtual std::byte* allocate_pinned(size_t num_bytes) = 0;
   virtual std::byte* allocate_device(size_t num_bytes) = 0;
   virtual void free_device(std::byte* memory) noexcept = 0;
+  virtual void free_pinned(std::byte* memory) noexcept = 0;
 
   virtual void copy(void* dst, const void* src, size_t num_bytes, CudaStream stream) = 0;
   // False where the driver is older than batches; then nothing was enqueued.
@@ -98,6 +103,10 @@ class CudaApi {
   virtual void preload(CopyKernel kernel) = 0;
   virtual void launch(CopyKernel kernel, const WorkerArgs& args, const CopyGrid& grid,
                       CudaStream stream) = 0;
+  // The kernels of a tick (cuda_lanes.h).
+  virtual void preload_ticks() = 0;
+  virtual void launch(const PackArgs& args, CudaStream stream) = 0;
+  virtual void launch(const UnpackArgs& args, CudaStream stream) = 0;
 
   // What copies keep for the next copies.
   CopyResources& resources() { return *resources_; }

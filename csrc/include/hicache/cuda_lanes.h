@@ -26,7 +26,9 @@ struct PackArgs {
 
 struct UnpackArgs {
   LaneSchema schema;
-  const int64_t* agreed;  // [num_lanes] the reduced lanes
+  const int64_t* rows;  // [num_rows, num_lanes] of every rank; or one row, reduced already
+  int num_rows;
+  int64_t* agreed;        // [num_lanes] on the device: takes the minimum of the rows
   const int64_t* mine;    // [num_lanes] what this rank sent
   uint64_t* num_ticks;    // on the device: ticks unpacked so far
   TickOutcome* outcomes;  // [kTickRing], tick n in n % kTickRing; this and the next two are pinned
@@ -34,7 +36,9 @@ struct UnpackArgs {
   AgreedRecord* slots;    // [kTickRing, num_slots]
 };
 
-// Both can be captured in a graph. They raise Error(kCuda) if the launch fails.
+// All can be captured in a graph, once their code is loaded. They raise Error(kCuda) if that or the
+// launch fails.
+void preload_lane_kernels();
 void launch_pack_lanes(const PackArgs& args, CUstream_st* stream);
 void launch_unpack_lanes(const UnpackArgs& args, CUstream_st* stream);
 

@@ -25,6 +25,8 @@ class EmulatedStreams {
   int device_of(CudaStream stream) { return at(stream).device; }
 
   void enqueue(CudaStream stream, std::function<void()> work);
+  // Work that runs once `may_run` says so, which is asked again and again.
+  void enqueue(CudaStream stream, std::function<bool()> may_run, std::function<void()> work);
   void record(CudaEvent event, CudaStream stream);
   void stream_wait(CudaStream stream, CudaEvent event);
 
@@ -33,6 +35,7 @@ class EmulatedStreams {
   bool query(CudaEvent event);  // as is_done(), but who asks again and again gets there
   void run_to(CudaEvent event);
   void run(CudaStream stream);
+  bool is_idle(CudaStream stream) { return at(stream).queue.empty(); }
   void run_all();
   bool has_failed() const { return has_failed_; }
   int64_t num_pending() const;  // copies and kernels that have not run
@@ -54,6 +57,7 @@ class EmulatedStreams {
     Event* event;
     uint64_t version;
     bool is_wait;
+    std::function<bool()> may_run;  // null: it may
   };
   struct Stream {
     int device = 0;

@@ -107,6 +107,17 @@ HICACHE_HD void agree_slot(const LaneSchema& schema, const int64_t* lanes, Agree
   out->endpoint_idx = -1;
 }
 
+// The minimum of the ranks' rows in one lane.
+HICACHE_HD int64_t min_of_rows(const int64_t* rows, int num_rows, int64_t num_lanes, int64_t lane) {
+  const int64_t* value = rows + lane;
+  int64_t low = *value;
+  for (int row = 1; row < num_rows; ++row) {
+    value += num_lanes;
+    if (*value < low) low = *value;
+  }
+  return low;
+}
+
 // What one of `num_threads` threads does to verify and unpack: returns its first bad lane or
 // kLaneNeutral, the caller takes the minimum. `out` has a record per slot; unless the verdict over
 // all threads is good, none of them may be applied.

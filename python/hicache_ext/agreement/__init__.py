@@ -10,6 +10,7 @@ from hicache_ext.agreement.group import DEPTH, Group
 from hicache_ext.agreement.hierarchical import HierarchicalGroup
 from hicache_ext.agreement.local import LocalGroup
 from hicache_ext.agreement.nccl import NcclGroup
+from hicache_ext.agreement.nccl_place import Reduction
 from hicache_ext.agreement.schema import (
     NOT_MINE,
     AgreedSlot,
@@ -34,6 +35,7 @@ __all__ = [
     "HierarchicalGroup",
     "LocalGroup",
     "NcclGroup",
+    "Reduction",
     "ShmGroup",
     "SlotState",
     "TickHeader",

@@ -1,14 +1,18 @@
 """The ranks of an NCCL communicator: pack, MIN and unpack on a stream, outcome in pinned memory."""
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from hicache_ext import _C
+from hicache_ext.agreement.attendance import Attendance
+from hicache_ext.agreement.deadline import Countdown
 from hicache_ext.agreement.group import OneCaller, one_caller
+from hicache_ext.agreement.nccl_place import Place, Reduction
+from hicache_ext.agreement.nccl_start import comm_over_store, open_library, require_equal
 from hicache_ext.agreement.schema import AgreedSlot, LaneError, Lanes, TickSchema
-from hicache_ext.errors import CudaError
+from hicache_ext.errors import AgreementError
 
 HEADER_DTYPE = np.dtype(
     [
@@ -37,44 +41,23 @@ SLOT_DTYPE = np.dtype(
 """One slot record that issue_records() reads: lanes.h, SlotRecord."""
 
 
-def open_library(path: str | None = None) -> _C.NcclLibrary:
-    """libnccl, from `path`, or the one that is loaded (by torch), installed, or in its wheel.
-
-    CudaError when there is none.
-    """
-    if path is not None:
-        return _C.NcclLibrary(path)
-    try:
-        return _C.NcclLibrary()
-    except CudaError:
-        in_wheel = _wheel_library()
-        if in_wheel is None:
-            raise
-        return _C.NcclLibrary(str(in_wheel))
-
-
-def _wheel_library() -> Path | None:
-    try:
-        spec = importlib.util.find_spec("nvidia.nccl")
-    except ModuleNotFoundError:
-        return None
-    folders = [] if spec is None else spec.submodule_search_locations or []
-    found = [Path(folder) / "lib/libnccl.so.2" for folder in folders]
-    return next((library for library in found if library.exists()), None)
-
-
 class NcclGroup(OneCaller):
     """One rank of an NCCL communicator; see Group.
 
     `comm` (an ncclComm_t as an integer, e.g. ProcessGroupNCCL._comm_ptr()) and `stream` (a
     cudaStream_t as an integer; not the one of the model, and not the default one, whose order
     would stall the tick) are borrowed and must outlive the group. `library` must be the libnccl
-    that made `comm`; None finds the one that torch has loaded.
+    that made `comm`; None finds the one that torch has loaded. `store`, a torch.distributed store:
+    where ranks that wait in vain say so, to name those that do not.
+
+    All ranks construct the group together, in at most `deadline_s`: they compare their schemas and
+    `reduction`, and with Reduction.AUTO time some 30 ticks of each kind; the attributes `reduction`
+    and `reduction_why` say what came of it. (A communicator that blocks may do so for longer.)
 
     NCCL wants the operations of a device in one order on every rank: use the group from the thread
-    that launches the model's collectives. CudaError: the package was built without CUDA, there is
-    no libnccl or no GPU, or a call fails. NCCL cannot tell which rank is late; AgreementError says
-    how many it can be.
+    that launches the model's collectives. AgreementError: ranks differ or do not come. CudaError:
+    the package was built without CUDA, there is no libnccl or no GPU, or a call fails. Without a
+    store nobody can tell which rank of several is late; AgreementError says how many it can be.
     """
 
     kind = "nccl"
@@ -87,18 +70,78 @@ class NcclGroup(OneCaller):
         stream: int,
         device: int = 0,
         library: str | None = None,
+        reduction: Reduction = Reduction.AUTO,
+        deadline_s: float = 30.0,
+        store: Any = None,
+    ) -> None:
+        self._start(
+            schema,
+            Place(open_library(library), comm, device, stream),
+            reduction,
+            Countdown(deadline_s),
+            store,
+        )
+
+    @classmethod
+    def from_store(
+        cls,
+        schema: TickSchema,
+        store: Any,
+        rank: int,
+        size: int,
+        *,
+        stream: int,
+        device: int = 0,
+        library: str | None = None,
+        reduction: Reduction = Reduction.AUTO,
+        deadline_s: float = 30.0,
+    ) -> "NcclGroup":
+        """A group with a communicator of its own, of all `size` ranks that meet over `store`.
+
+        `store`: a torch.distributed store, or anything with its add, set, get, check and wait. One
+        deadline holds for all: the ranks' coming, NCCL's connections and the start of the group.
+        close() ends the communicator. AgreementError names the ranks that did not come.
+        """
+        clock, opened = Countdown(deadline_s), open_library(library)
+        comm = comm_over_store(opened, store, rank, size, device, clock)
+        group = cls.__new__(cls)
+        try:
+            place = Place(opened, comm.address, device, stream)
+            group._start(schema, place, reduction, clock, store)
+        except BaseException:
+            comm.abort()
+            raise
+        group._owned = comm
+        return group
+
+    def _start(
+        self,
+        schema: TickSchema,
+        place: "Place",
+        reduction: Reduction,
+        clock: Countdown,
+        store: Any,
     ) -> None:
         super().__init__()
-        if not _C.with_cuda:
-            raise CudaError("hicache_ext was built without CUDA: NcclGroup needs it")
+        self._owned: _C.NcclComm | None = None
         self._schema = schema
-        self._native = _C.NcclGroup(open_library(library), schema.native, comm, device, stream)
-        self.rank: int = self._native.rank
-        self.size: int = self._native.size
+        rows = place.gather([schema.num_lanes, schema.hash, reduction.value], clock)
+        lanes, hashes, reductions = zip(*rows, strict=True)
+        require_equal("numbers of lanes", lanes)
+        require_equal("schemas", [f"{value:#x}" for value in hashes])
+        require_equal("reductions", [Reduction(value).name for value in reductions])
+        self.reduction_why = f"{reduction.name} was asked for"
+        if reduction is Reduction.AUTO:
+            reduction, self.reduction_why = place.choose(schema, len(rows), clock)
+        self.reduction = reduction
+        native = place.make(schema, reduction)
+        self.rank, self.size = native.rank, native.size
+        self._native: _C.NcclGroup | None = native
+        self._attendance = Attendance(store, self.rank, self.size)
 
     @one_caller
     def issue(self, lanes: Lanes) -> None:
-        """See Group."""
+        """See Group. CudaError while the stream is captured: a graph would keep these lanes."""
         self._open().issue(lanes)
 
     @one_caller
@@ -109,8 +152,20 @@ class NcclGroup(OneCaller):
         of uint8[num_endpoint_lanes], not read while nobody asks. They are read when the stream gets
         there and must stay until result() returns. Values are not range checked; keep them in
         [0, 2^62).
+
+        While the stream is captured nothing starts: the tick becomes a part of the graph, and each
+        replay() starts one. Capture one tick in a graph, and replay none after close().
         """
         self._open().issue_records(header, slots, endpoints)
+
+    @one_caller
+    def replay(self, launch: Callable[[], object]) -> None:
+        """Start the tick that a graph has captured: `launch` launches it, e.g. CUDAGraph.replay.
+
+        The records are read as they are when the graph gets there. Refused, before the launch,
+        where issue() would be. If `launch` raises, no tick has started.
+        """
+        self._open().replay(launch)
 
     @one_caller
     def ready(self) -> bool:
@@ -120,22 +175,51 @@ class NcclGroup(OneCaller):
     @one_caller
     def result(self, deadline_s: float) -> Lanes:
         """See Group."""
-        lanes, _, _ = self._open().result(deadline_s, AgreedSlot)
+        lanes, _, _ = self._collect(deadline_s)
         return lanes
 
     @one_caller
     def result_slots(self, deadline_s: float, epoch: int) -> dict[int, AgreedSlot]:
         """The slots of unpack(), but verified and unpacked by the kernel. `epoch`: for errors."""
-        _, (lane, mine, low, high), slots = self._open().result(deadline_s, AgreedSlot)
+        _, (lane, mine, low, high), slots = self._collect(deadline_s)
         if lane >= 0:
             raise LaneError.of(self._schema, lane, epoch, mine, low, high)
         return slots
 
+    def _collect(
+        self, deadline_s: float
+    ) -> tuple[Lanes, tuple[int, int, int, int], dict[int, AgreedSlot]]:
+        native = self._open()
+        if native.num_issued == native.num_collected:
+            raise AgreementError(f"rank {self.rank}: no tick is issued")
+        if not native.ready():
+            tick = native.num_collected
+            self._attendance.wait(native.wait, tick, native.num_issued, deadline_s)
+        return native.collect(AgreedSlot)
+
+    @one_caller
+    def note(self, text: str) -> None:
+        """See Group. It goes to the store, if there is one."""
+        self._check_open()
+        self._attendance.note(text)
+
     @one_caller
     def close(self) -> None:
-        """See Group. The communicator and the stream are the caller's and stay."""
-        self._closed = True
+        """See Group. A communicator and a stream that were handed in stay.
 
-    def _open(self) -> "_C.NcclGroup":
+        One of from_store() is destroyed, or aborted if a tick is missing: that may never end.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        native, self._native = self._native, None
+        is_done = native is not None and native.num_issued == native.num_collected
+        if self._owned is not None:
+            # First, since it ends the kernels that still use the group's memory.
+            (self._owned.destroy if is_done else self._owned.abort)()
+        del native
+
+    def _open(self) -> _C.NcclGroup:
         self._check_open()
+        assert self._native is not None
         return self._native

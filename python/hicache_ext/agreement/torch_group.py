@@ -21,7 +21,6 @@ from hicache_ext.agreement.schema import NOT_MINE, Lanes
 from hicache_ext.errors import AgreementError
 
 _NEVER = timedelta(days=365)
-_SLICE_S = 0.05  # how long Ctrl-C waits
 _GRACE_S = 0.2  # after a connection broke, for the other survivors to say that they live
 
 
@@ -130,23 +129,16 @@ class TorchGroup(OneCaller):
 
     def _wait(self, work: Any, tick: int, deadline_s: float) -> None:
         """Returns when `work` is done; never through torch's own timeout."""
-        start = time.monotonic()
-        while not _done_within(work, min(_SLICE_S, start + deadline_s - time.monotonic())):
+
+        def step(max_s: float) -> bool:
+            if _done_within(work, max_s):
+                return True
             if work.is_completed():
                 self._raise_if_broken(work, tick)
-                return
-            waited_s = time.monotonic() - start
-            # Ranks that wait for the same tick pass this point within half a deadline of each
-            # other unless they are late themselves.
-            if waited_s >= deadline_s / 2:
-                self._attendance.here(tick, self._issued)
-            if waited_s >= deadline_s:
-                who, issued = self._attendance.roll_call(tick, self._issued)
-                what = "its start" if tick < 0 else f"tick {tick}"
-                raise AgreementError(
-                    f"{what}, rank {self.rank} of {self.size}: {who} late after {deadline_s} s"
-                    + issued
-                )
+                return True
+            return False
+
+        self._attendance.wait(step, tick, self._issued, deadline_s)
 
     def _raise_if_broken(self, work: Any, tick: int) -> None:
         try:
