@@ -140,6 +140,11 @@ class CacheBase:
         """The fewest free pages of any rank, by pool and by the last tick applied; 0 before it."""
         return self.pools.of_tier(tier, self._engine.agreed_free_pages)
 
+    @property
+    def num_lent_pages(self) -> int:
+        """Host pages of this rank that store calls still hold which hang and were given up."""
+        return self._ctx.lent.num_pages
+
     def tick(self) -> list[Record]:
         """Once per scheduler step, on every rank: says how far it is, and applies what all said
         `tick_depth` ticks ago; returns the ops that ended.
@@ -155,6 +160,7 @@ class CacheBase:
 
     def publish(self) -> None:
         """The first half of `tick`: says how far this rank is. Does not wait."""
+        self._ctx.lent.take_back()
         self._engine.publish()
 
     def apply(self) -> list[Record]:
@@ -176,7 +182,7 @@ class CacheBase:
 
         HiCacheError, and nothing is closed, while another thread is in a tick.
         """
-        self._engine.close(self._free_parked, self._io.close, self._leave)
+        self._engine.close(self._free_parked, self._ctx.lent.wait, self._io.close, self._leave)
 
     def _release(self, match: Match) -> None:
         match.drop(self.tree)

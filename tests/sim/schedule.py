@@ -117,6 +117,7 @@ def make_rules(seed: int, threshold_tokens: int, short_window: ShortWindow) -> P
         max_tokens=rng.choice([None, None, 3 * PAGE_SIZE, MAX_PROMPT_PAGES * PAGE_SIZE]),
         max_queries=rng.choice([1, 1, 2, 4]),
         retry_ticks=rng.choice([1, 3]),
+        hang_s=rng.choice([5.0, 5.0, 5.0, 0.03]),
         short_window=short_window,
     )
 

@@ -82,6 +82,9 @@ class Serving:
             self._release()
         for _ in range(self._max_ticks()):
             if not self.rank.cache.num_in_flight:
+                while len(lent := self.rank.cache._ctx.lent):  # calls that were given up
+                    yield 1
+                    lent.take_back()
                 self.rank.check_idle()
                 return
             yield from self._tick()

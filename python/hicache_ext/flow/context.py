@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from hicache_ext.flow.alarm import Alarm
 from hicache_ext.flow.io import Io
+from hicache_ext.flow.lent import Lent
 from hicache_ext.flow.pools import PoolSet
 from hicache_ext.flow.prefetch_rules import PrefetchRules
 from hicache_ext.storage.protocol import PageStore
@@ -29,7 +30,11 @@ class FlowContext:
     alarm: Alarm = field(default_factory=Alarm)
     num_storing: int = 0  # backups that write to the store now; the same on every rank
     max_storing: int = 16
+    lent: Lent = field(init=False)
     is_switching: bool = False  # another store, or none, comes once what is in flight has settled
+
+    def __post_init__(self) -> None:
+        self.lent = Lent(self.pools)
 
     @property
     def can_ask_store(self) -> bool:

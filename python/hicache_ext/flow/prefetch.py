@@ -9,7 +9,8 @@ commit   FULL pages into the tree; the window only if every page of it arrived e
 DRAIN    after an abort, or a deadline without a hit: waits for I/O on any rank, then frees
 
 A rank that is past the deadline says that it is ready and late. So the ranks stop when each of them
-has done its part or is late, and a clock that runs fast decides nothing alone.
+has done its part or is late, and a clock that runs fast decides nothing alone. A store call that
+hangs is given up in the same way; it keeps its pages until it returns.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from hicache_ext.pool import PageState
 from hicache_ext.tier import Tier
 from hicache_ext.tree.results import Receipt
 
-LATE = 1  # in the first `short` lane while the op waits for I/O: the largest of all ranks counts
+# In the first `short` lane while the op waits for I/O, whose largest of all ranks counts: the
+# deadline has passed, or a store call gets no further.
+LATE, HUNG = 1, 2
 
 
 class PrefetchOp(Op):
@@ -47,14 +50,13 @@ class PrefetchOp(Op):
         self._request = request
         self._is_aborted = False
         self._deadline_s: float | None = None  # by this rank's clock; None: nobody waits
-        self._io = PrefetchIo(lambda call: self._call(ctx.io, call), self.record.local_errors)
+        self._io = PrefetchIo(self, ctx, self.record.local_errors)
         self._search: EndpointSearch | None = None  # once the query is back
         self._reservation: Reservation | None = None
         self._drained: tuple[Outcome, Loss] = Outcome.ABORTED, Loss.ABORTED
         self._receipt: Receipt | None = None
         self._span: Span | None = self._take(rest, max_pages)
-        self.num_pages = len(self._span.keys)
-        """What it counts for in the rate limit."""
+        self.num_pages = len(self._span.keys)  # what it counts for in the rate limit
 
     def _take(self, rest: Rest, max_pages: int) -> Span:
         ctx, record = self._ctx, self.record
@@ -117,13 +119,17 @@ class PrefetchOp(Op):
                 hits = tuple(arrived.num_window.get(n, 0) for n in self._ctx.pools.names)
         elif self.phase == Phase.DRAIN:
             ready = self._io.is_over()
-        if not ready and self.phase in (Phase.QUERY, Phase.READ) and self._is_late():
-            ready, short = True, (LATE, *zeros[1:])
+        if not ready and self.phase != Phase.ASK and (why := self._why_go_on()):
+            ready, short = True, (why, *zeros[1:])
         failed = self._is_aborted and self.phase != Phase.DRAIN
         return SlotState(self.op_id, self.step, ready, num_pages, short, hits, failed)
 
-    def _is_late(self) -> bool:
-        return self._deadline_s is not None and self._ctx.alarm.clock() >= self._deadline_s
+    def _why_go_on(self) -> int:
+        """LATE, HUNG, or 0: this rank waits for its I/O."""
+        if self._io.hangs():
+            return HUNG
+        is_late = self._deadline_s is not None and self._ctx.alarm.clock() >= self._deadline_s
+        return LATE if is_late and self.phase in (Phase.QUERY, Phase.READ) else 0
 
     def _ask_store(self) -> list[int]:
         """Runs on an I/O thread."""
@@ -230,16 +236,18 @@ class PrefetchOp(Op):
         if verdict == Verdict.AGAIN:
             self._enter(Phase.RESERVE)  # votes once more
             return False
-        held, store, stop = reservation.pages, ctx.store, self._io.stop
+        held, store, io = reservation.pages, ctx.store, self._io
         assert store is not None
         ctx.pools.move(Tier.HOST, held, PageState.IO)
         # Writes only into pages that this op owns until DRAIN or commit.
-        self._io.read(lambda: read_span(store, span, ctx.pools, held, stop))
+        io.read(lambda: read_span(store, span, ctx.pools, held, io.stop, io.moved))
         self._enter(Phase.READ)
         return False
 
     def _apply_read(self, agreed: AgreedSlot) -> bool:
         ctx, record = self._ctx, self.record
+        if max(agreed.short) >= HUNG:
+            return self._drain(Outcome.EXPIRED, Loss.DEADLINE)
         if self.phase == Phase.READ and any(agreed.short):
             self._io.stop.cancel()
             self._enter(Phase.STOP)
@@ -256,7 +264,7 @@ class PrefetchOp(Op):
     # -- the end -----------------------------------------------------------------------------
 
     def _drain(self, outcome: Outcome, why: Loss) -> bool:
-        """Nothing is freed while the I/O of some rank may still touch it."""
+        """Nothing is freed while the I/O of this rank may still touch it."""
         self._drained = outcome, why
         self._io.stop.cancel()
         self._enter(Phase.DRAIN)
@@ -277,6 +285,8 @@ class PrefetchOp(Op):
         self._receipt = None
 
     def _finish(self, outcome: Outcome, why: Loss, detail: str = "") -> bool:
+        if not self._io.is_over():
+            self._io.lend(self._reservation)
         self._ctx.pools.free(Tier.HOST, self._take_pages())
         self._unlock()
         self._io.forget()

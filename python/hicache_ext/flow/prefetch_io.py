@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
 
+from hicache_ext.flow.context import FlowContext
 from hicache_ext.flow.io import settle, wait
+from hicache_ext.flow.op import Op
 from hicache_ext.flow.read import Arrived
+from hicache_ext.flow.reserve import Reservation
 from hicache_ext.storage.limit import Limit
-
-Start = Callable[[Callable[[], Any]], Future[Any]]
 
 
 class PrefetchIo:
     """A failed call is one that found nothing; `errors` tells of it."""
 
-    def __init__(self, start: Start, errors: list[str]) -> None:
-        self._start = start
+    def __init__(self, op: Op, ctx: FlowContext, errors: list[str]) -> None:
+        self._op, self._ctx = op, ctx
         self._errors = errors
+        self._moved_s = self._looks_s = -math.inf  # by the alarm's clock
         self._query: Future[list[int]] | None = None
         self._read: Future[Arrived] | None = None
         self._endpoints: list[int] | None = None
@@ -36,10 +38,27 @@ class PrefetchIo:
         return self._read is not None
 
     def ask(self, query: Callable[[], list[int]]) -> None:
-        self._query = self._start(query)
+        self.moved()
+        self._query = self._op._call(self._ctx.io, query)
 
     def read(self, read: Callable[[], Arrived]) -> None:
-        self._read = self._start(read)
+        self.moved()
+        self._read = self._op._call(self._ctx.io, read)
+
+    def moved(self) -> None:
+        """A call got further. From any thread."""
+        self._moved_s = self._ctx.alarm.clock()
+
+    def hangs(self) -> bool:
+        """Whether a call has got no further for long; the op is told when it is to look again."""
+        if self.is_over():
+            return False
+        alarm = self._ctx.alarm
+        now_s = alarm.clock()
+        left_s = self._moved_s + self._ctx.rules.hang_s - now_s
+        if left_s > 0 and self._looks_s <= now_s:
+            self._looks_s = alarm.after(self._op, left_s)
+        return left_s <= 0
 
     def endpoints(self) -> list[int] | None:
         """What the query found; None: not yet."""
@@ -66,6 +85,16 @@ class PrefetchIo:
         for future in (self._query, self._read):
             if future is not None:
                 wait(future)
+
+    def lend(self, reservation: Reservation | None) -> None:
+        """The op ends and a call does not: it has the pages until it returns."""
+        self.stop.cancel()
+        pages: dict[str, list[int]] = {}
+        if reservation is not None:
+            pages, reservation.pages = reservation.pages, {}
+        calls = [call for call in (self._query, self._read) if call is not None]
+        self._ctx.lent.lend(calls, pages)
+        self._errors.append(f"prefetch {self._op.op_id}: a store call hangs and was given up")
 
     def forget(self) -> None:
         """An error's traceback holds on to the pools' buffers."""

@@ -49,6 +49,7 @@ class PrefetchRules:
     policy: PrefetchPolicy = PrefetchPolicy.TIMEOUT
     timeout_s: float = 1.0  # from the first poll, and for each 1024 tokens of the span ...
     timeout_s_per_1k_tokens: float = 0.25  # ... so much more
+    hang_s: float = 5.0  # a store call that gets no further for so long is given up
     threshold_tokens: int = 0  # a smaller gain is not worth a read
     max_tokens: int | None = None  # of all spans in flight; longer ones are cut; None: no limit
     max_queries: int = 1  # after a miss the store is asked again, so often in all ...
@@ -59,6 +60,7 @@ class PrefetchRules:
         lowest = {
             "timeout_s": 0,
             "timeout_s_per_1k_tokens": 0,
+            "hang_s": 0.01,
             "threshold_tokens": 0,
             "max_queries": 1,
             "retry_ticks": 1,

@@ -7,7 +7,7 @@ an error of one pool does not undo what was read of another.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hicache_ext.errors import StoreTimeout
@@ -57,8 +57,11 @@ def read_span(
     pools: PoolSet,
     held: Mapping[str, Sequence[int]],
     stop: Limit,
+    moved: Callable[[], None],
 ) -> Arrived:
-    """Reads into the host pages `held`: the FULL pages in order, then the windows."""
+    """Reads into the host pages `held`: the FULL pages in order, then the windows. Calls `moved`
+    after each batch.
+    """
     arrived = Arrived()
 
     def read(name: str, keys: Sequence[bytes]) -> int:
@@ -69,7 +72,7 @@ def read_span(
     def read_pool(name: str, ids: Sequence[int], keys: Sequence[bytes]) -> int:
         pool = pools.get(Tier.HOST, name)
         pages = [pool.page_view(i) for i in ids]
-        num_read, error = read_leading(store, name, keys, pages, stop)
+        num_read, error = read_leading(store, name, keys, pages, stop, moved)
         arrived.num_bytes += num_read * pool.spec.page_bytes
         if error is not None:
             arrived.errors.append(f"prefetch read of {name} failed: {error}")
@@ -90,6 +93,7 @@ def read_leading(
     keys: Sequence[bytes],
     pages: Sequence[memoryview],
     stop: Limit,
+    moved: Callable[[], None] = lambda: None,
 ) -> tuple[int, str | None]:
     """Reads pages in order until one is missing; how many came before it, and the error if any."""
     num_read = 0
@@ -104,6 +108,7 @@ def read_leading(
             if isinstance(error, StoreTimeout):
                 error.wait()  # what we return says that nobody writes into the pages
             return num_read, repr(error)  # as text: it holds on to the pages
+        moved()
         # A store that answers short, or not at all, has not read the rest.
         num_asked = len(keys[batch])
         num_leading = next((i for i, ok in enumerate(arrived) if not ok), len(arrived))
