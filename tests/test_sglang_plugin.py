@@ -181,20 +181,24 @@ def test_a_pool_that_was_destroyed_holds_nothing(tmp_path: Path) -> None:
     backend.close()
 
 
-def test_wrong_arguments_are_a_miss_and_not_an_error(tmp_path: Path) -> None:
-    pool = sg.mha_pool("page_first")
+@pytest.mark.parametrize("layout", ["page_first", "layer_first"])
+def test_wrong_arguments_are_a_miss_and_not_an_error(tmp_path: Path, layout: str) -> None:
+    pool = sg.mha_pool(layout)
     backend = sg.attach(sg.config_of(tmp_path), pool)
     assert backend.batch_set_v1(KEYS, sg.slots_of(pool, SOURCE[:3])) == [False] * 4
     assert backend.batch_get_v1(KEYS, sg.slots_of(pool, SOURCE[:3])) == [False] * 4
     assert backend.batch_set(KEYS, [pool.get_data_page(0)]) is False
     assert backend.batch_get(KEYS, None) == [None] * 4
+    for first in (-1, -4, 200, pool.size - 3, pool.size, 1 << 40):
+        slots = torch.arange(first, first + sg.PAGE_SIZE)
+        assert backend.batch_set_v1(KEYS[:1], slots) == [False], "an address that nobody owns"
     unknown = sg.PoolTransfer(
         name=sg.PoolName.SWA, keys=KEYS, host_indices=sg.slots_of(pool, SOURCE)
     )
     assert backend.batch_get_v2([unknown]) == {"swa": [False] * 4}
     unresolved = sg.PoolTransfer(name=sg.PoolName.KV, keys=KEYS, host_indices=None)
     assert backend.batch_set_v2([unresolved]) == {"kv": [False] * 4}
-    assert backend.stats()["num_failed_calls"] == 6 and backend.stats()["num_pages"] == 0
+    assert backend.stats()["num_failed_calls"] == 12 and backend.stats()["num_pages"] == 0
     backend.close()
 
 

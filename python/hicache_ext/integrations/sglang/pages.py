@@ -51,6 +51,22 @@ class HostPages(ABC):
     ) -> list[bool]:
         """From the pool."""
 
+    def first_slots(self, keys: Sequence[bytes], host_indices: Any) -> list[int]:
+        """Of each page; StorageError for pages that are not there, whose addresses nobody owns."""
+        slots: list[int] = host_indices[:: self.pool.page_size].tolist()
+        if host_indices.numel() != len(keys) * self.pool.page_size:
+            raise StorageError(
+                f"pool {self.name!r}: {host_indices.numel()} host indices for {len(keys)} keys of "
+                f"{self.pool.page_size} slots"
+            )
+        last = self.pool.size - self.pool.page_size
+        if slots and not 0 <= min(slots) <= max(slots) <= last:
+            raise StorageError(
+                f"pool {self.name!r}: pages from slot {min(slots)} to {max(slots)}, expected 0 to "
+                f"{last}"
+            )
+        return slots
+
 
 def open_pages(
     name: str, pool: Any, anchor_page_size: int, naming: Naming
@@ -59,6 +75,8 @@ def open_pages(
 
     StorageError for a pool whose pages cannot be had as the store needs them.
     """
+    if (num_owners := getattr(pool, "shard_size", 1)) > 1:  # PageInterleaveHostPool
+        raise StorageError(f"pool {name!r}: its pages lie with {num_owners} ranks: not supported")
     shards = naming.shares(name, pool).names
     is_lent = naming.config.store.get("kind") in KINDS_THAT_HOLD_BUFFERS
     try:
@@ -108,6 +126,7 @@ class DirectPages(HostPages):
 
     def _columns(self, keys: Sequence[bytes], host_indices: Any) -> list[list[memoryview]]:
         """[piece][page]; SGLang's order is page by page, inside of a page share by share."""
+        self.first_slots(keys, host_indices)
         addresses, sizes = _buffers(self.pool, host_indices, self._num_shards)
         if len(addresses) != len(keys) * len(self.cut):
             raise StorageError(f"{len(addresses)} buffers of {len(keys)} pages: {self.name!r}")
@@ -129,7 +148,7 @@ class CopiedPages(HostPages):
         import torch
 
         like = self.pool.get_data_page(0, flat=True)
-        slots = _page_slots(self.pool, keys, host_indices)
+        slots = self.first_slots(keys, host_indices)
         found: list[bool] = []
         for some in self._steps(len(keys)):
             pages = torch.empty((len(slots[some]), like.numel()), dtype=like.dtype)
@@ -145,7 +164,7 @@ class CopiedPages(HostPages):
     def write(
         self, store: PieceStore, keys: Sequence[bytes], host_indices: Any, limit: Limit
     ) -> list[bool]:
-        slots = _page_slots(self.pool, keys, host_indices)
+        slots = self.first_slots(keys, host_indices)
         stored: list[bool] = []
         for some in self._steps(len(keys)):
             pages = [self.pool.get_data_page(slot, flat=True) for slot in slots[some]]
@@ -177,13 +196,6 @@ def _first_slots(pool: Any) -> Any:
     import torch
 
     return torch.arange(pool.page_size, dtype=torch.int64)
-
-
-def _page_slots(pool: Any, keys: Sequence[bytes], host_indices: Any) -> list[int]:
-    slots: list[int] = host_indices[:: pool.page_size].tolist()
-    if len(slots) != len(keys):
-        raise StorageError(f"{len(slots)} pages of host indices for {len(keys)} keys")
-    return slots
 
 
 def _buffers(pool: Any, host_indices: Any, num_shards: int) -> tuple[list[int], list[int]]:
