@@ -1,6 +1,11 @@
 """The storage benchmarks run in their short form; their figures are not judged here."""
 
-from benchmarks import bench_keys, bench_store
+import shutil
+
+import pytest
+
+from benchmarks import bench_keys, bench_store, store_engine
+from benchmarks.harness import Table
 
 
 def test_bench_keys_runs() -> None:
@@ -12,3 +17,12 @@ def test_bench_keys_runs() -> None:
 def test_bench_store_runs() -> None:
     table = bench_store.main(quick=True)
     assert [row.target for row in table.rows] == [2.0, None, 1.5, 1.0, 1.0]
+
+
+def test_store_engine_runs() -> None:
+    if shutil.which("fio") is None:
+        pytest.skip("fio is not installed")
+    table = Table("engine")
+    store_engine.add_rows(table, quick=True)
+    assert [row.target for row in table.rows] == 2 * [0.9, None, None]
+    assert all(row.figure > 0 and row.yardstick > 0 for row in table.rows)
