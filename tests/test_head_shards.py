@@ -131,6 +131,33 @@ def test_ranks_that_hold_the_same_head_share_it() -> None:
     assert HeadShards.of_rank(5, 8, num_shards=8, num_kv_heads=2) == held[5]
 
 
+def test_what_several_ranks_hold_is_written_once_and_read_by_all(tmp_path: Path) -> None:
+    """Two KV heads on eight ranks, four of which hold the same one."""
+    spec = LayoutSpec.make(
+        "page_unified", num_pages=1, page_size=4, num_layers=3, num_heads=1, head_bytes=10
+    )
+    names = {"model": "llama", "revision": "r1", "dtype": "bfloat16"}
+    stores = [
+        store_by_heads(
+            partial(LocalStore, tmp_path),
+            {"full": spec},
+            HeadShards.of_rank(rank, 8, num_kv_heads=2),
+            **names,
+        )
+        for rank in range(8)
+    ]
+    for rank, store in enumerate(stores):
+        page = page_of(spec, 0, first_head=rank // 4)
+        assert store.write_from("full", KEYS[:1], [memoryview(page)]) == [True]
+        assert store.write_from("unknown", KEYS[:1], [memoryview(page)]) == [False]
+        with pytest.raises(StorageError, match="1 keys but 0 pages"):
+            store.write_from("full", KEYS[:1], [])
+    assert sum(store.stats()["num_written_pages"] for store in stores) == 2
+    for rank, store in enumerate(stores):
+        assert read(store, KEYS[:1]) == [page_of(spec, 0, first_head=rank // 4)]
+        store.close()
+
+
 def test_shares_tile_the_heads_in_every_size() -> None:
     for num_ranks, num_shards, num_kv_heads in product(SIZES, (0, *SIZES), (0, 1, 2, 8, 16)):
         if num_shards and max(num_ranks, num_shards) % min(num_ranks, num_shards):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import LayoutError
 from .namespace import StoreNamespace
-from .pieces import MAX_PIECES, Piece, PieceStore
+from .pieces import MAX_PIECES, Piece, PieceStore, ReplicaStore
 from .protocol import PageStore
 
 if TYPE_CHECKING:  # a store needs neither numpy nor torch
@@ -123,7 +123,8 @@ def store_by_heads(
     revision: str,
     dtype: str,
 ) -> PieceStore:
-    """A store for host pools of these layouts that every tensor-parallel size can read.
+    """A store for host pools of these layouts that every tensor-parallel size can read. Of ranks
+    that hold the same heads one stores them: of the others a write is True and stores nothing.
 
         shards = HeadShards.of_rank(1, 2, num_shards=8)
         store_by_heads(partial(LocalStore, root), {"full": spec}, shards, model="llama", ...)
@@ -140,4 +141,5 @@ def store_by_heads(
                 model, revision, dtype, fields, spec.page_size, shard
             )
     sizes = {piece.pool: piece.num_bytes for cut in cuts.values() for piece in cut}
-    return PieceStore(make(namespaces, sizes), cuts)
+    opened = PieceStore if shards.is_writer else ReplicaStore
+    return opened(make(namespaces, sizes), cuts)

@@ -151,6 +151,20 @@ class PieceStore:
         ]
 
 
+class ReplicaStore(PieceStore):
+    """Of a rank whose pages another rank has too, and stores: it reads them, and a write is True
+    and stores nothing."""
+
+    def write_pieces(
+        self,
+        pool: str,
+        keys: Sequence[bytes],
+        columns: Sequence[Sequence[memoryview]],
+        limit: Limit | None = None,
+    ) -> list[bool]:
+        return [pool in self._cuts] * len(keys)
+
+
 def _at(items: Sequence[_Item], some: list[int]) -> list[_Item]:
     return [items[i] for i in some]
 
