@@ -81,6 +81,35 @@ def test_a_large_batch_is_stored_step_by_step(door, prefix) -> None:
         assert get(store, range(40)) == [page_of(n) for n in range(8)] + [None] * 32
 
 
+def test_after_a_failure_no_more_is_sent_and_what_was_sent_counts(door, prefix) -> None:
+    """Two objects at a time: the second one fails while the third one is on its way."""
+    third_is_here, second_was_refused = threading.Event(), threading.Event()
+    arrived: list[str] = []
+
+    def refuse(method: str, path: str) -> int | None:
+        if method != "PUT" or "/data/" not in path:
+            return None
+        arrived.append(path)
+        if path.endswith("/00000001"):
+            third_is_here.wait(10)
+            second_was_refused.set()
+            return 403
+        if len({path.split("/")[-2] for path in arrived}) > 1:
+            third_is_here.set()
+            second_was_refused.wait(10)
+            time.sleep(0.2)  # the refusal arrives before the answer to this one
+        return None
+
+    options = {"num_requests": 2, "object_bytes": 2 * PAGE_BYTES["full"]}
+    with closing(open_store(open_bucket(door.port), prefix, **options)) as store:
+        door.refuse = refuse
+        expected = [True, True, False, False, True, True] + [False] * 34
+        assert put(store, range(40)) == expected
+        assert len(arrived) == 3
+        door.refuse = lambda method, path: None
+        assert get(store, range(40)) == [page_of(n) if expected[n] else None for n in range(40)]
+
+
 def test_clear_that_is_refused_says_so(door, prefix) -> None:
     with closing(open_store(open_bucket(door.port), prefix)) as store:
         put(store, [1])

@@ -163,13 +163,31 @@ def test_namespaces_and_pools_are_apart(bucket, prefix, store) -> None:
     assert get(store, [1]) == [page_of(1)]
 
 
+def test_it_does_not_matter_which_index_is_read_first() -> None:
+    batch = object_index.new_batch()
+    places = [object_index.Place(batch, 0, slot) for slot in range(3)]
+    entries = [object_index.Entry(key_of(p.slot), bytes(16), p) for p in places]
+    for order in (("pages", "dead"), ("dead", "pages")):
+        index = object_index.ObjectIndex()
+        for kind in order:
+            if kind == "pages":
+                index.add(f"{batch}.pages", entries)
+            else:
+                assert index.bury(places[:2]) == []
+        assert [index.find(key_of(n)) for n in range(3)] == [None, None, entries[2]]
+        assert len(index) == 1 and index.num_live((batch, 0)) == 1
+        assert index.bury(places) == [(batch, 0)] and len(index) == 0
+        assert index.bury(places) == []
+
+
 def test_a_version_from_the_future_is_a_miss(bucket, prefix, store, monkeypatch) -> None:
     monkeypatch.setattr(object_index, "FORMAT_VERSION", object_index.FORMAT_VERSION + 1)
     with closing(open_store(bucket, prefix)) as newer:
         put(newer, range(3))
         monkeypatch.undo()
         assert get(store, range(3)) == [None] * 3
-        assert store.stats()["num_foreign_indexes"] == 1
+        assert store.exists("full", [key_of(0)]) == [False]
+        assert store.stats()["num_foreign_indexes"] == 1  # and is not looked at again
         assert put(store, [1]) == [True] and get(store, range(3)) == [None, page_of(1), None]
         assert get(newer, range(3)) == [page_of(n) for n in range(3)]
 

@@ -165,7 +165,7 @@ def test_any_bytes_in_place_of_an_answer(server, store: RedisStore) -> None:
     """A page that is delivered is the page, whatever a server sends."""
     parts = [b"$", b"-", b"*", b":", b"+", b"\r\n", b"4112", b"-1", b"1", b"5", b"\0", bulk(b"x")]
     num_hits = 0
-    for seed in range(60):
+    for seed in range(40):
         rng = random.Random(seed)
 
         def mangled(words: list[bytes], rng: random.Random = rng) -> bytes | None:
@@ -182,11 +182,11 @@ def test_any_bytes_in_place_of_an_answer(server, store: RedisStore) -> None:
         buffers = [bytearray(b"\xa5" * PAGE_BYTES["full"]) for _ in NUMBERS]
         pages = [memoryview(b) for b in buffers]
         keys = [key_of(n) for n in NUMBERS]
-        found = store.read_into("full", keys, pages, Limit(0.1))
+        found = store.read_into("full", keys, pages, Limit(0.05))
         for number, is_there, buffer in zip(NUMBERS, found, buffers, strict=True):
             num_hits += is_there
             assert not is_there or buffer == page_of(number), seed
         server.script = None
         put(store, NUMBERS)
         assert get(store, NUMBERS) == [page_of(n) for n in NUMBERS], seed
-    assert 0 < num_hits < 60 * len(NUMBERS)
+    assert 0 < num_hits < 40 * len(NUMBERS)
