@@ -15,6 +15,7 @@ One request's life (every rank makes the same calls in the same order):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from hicache_ext.cache_events import EventCalls
 from hicache_ext.cache_prefetch import PrefetchCalls
@@ -103,7 +104,8 @@ class HiCache(PrefetchCalls, TransferCalls, StoreCalls, EventCalls):
         match.tokens, match.node, match.num_tokens = packed, result.node, result.num_tokens
         match.hold(self.tree, result.node, result.num_tokens, self._windows)
         num_new = (result.num_tokens - result.num_present_tokens) // self.config.page_size
-        self._backups.inserted(result.node, num_new)
+        told = partial(self._history.backed_up, match.request) if match.request else None
+        self._backups.inserted(result.node, num_new, told)
 
     def release_windows(self, match: Match) -> None:
         """Drops the locks of windows and states early, once decode is a window past the prefix."""

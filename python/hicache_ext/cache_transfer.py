@@ -113,7 +113,7 @@ class TransferCalls(CacheBase):
             if len(ids) != num_pages:
                 raise CapacityError(f"park: {len(ids)} {name} pages for {num_tokens} tokens")
         self.pools.check_reserved(Tier.DEVICE, given, or_attached=match.pages)
-        parked = Parked(self._engine.new_id(), num_tokens, match.namespace)
+        parked = Parked(self._engine.new_id(), num_tokens, match.namespace, match.request)
         parked.holes = {name: [i < 0 for i in ids] for name, ids in given.items()}
         sources = {name: [i for i in ids if i >= 0] for name, ids in given.items()}
         counts = self.pools.counts({name: len(ids) for name, ids in sources.items()})
@@ -127,7 +127,9 @@ class TransferCalls(CacheBase):
                 self._release(match)
 
         match.is_parking = True
-        self._engine.add(ParkOp(self._ctx, parked, sources, on_end))
+        op = ParkOp(self._ctx, parked, sources, on_end)
+        self._history.retracted(match.request, op.record)
+        self._engine.add(op)
         return parked
 
     def restore(self, parked: Parked) -> int:
@@ -139,6 +141,7 @@ class TransferCalls(CacheBase):
         parked.check_state("restore", ParkState.PARKED)
         self._check_mine(parked)
         op = RestoreOp(self._ctx, self._engine.new_id(), parked, self._forget)
+        self._history.retracted(parked.request, op.record)
         return self._engine.add(op)
 
     def discard(self, parked: Parked) -> None:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hicache_ext.errors import HiCacheError
-from hicache_ext.flow.record import LoadBackRecord, PrefetchRecord, TransferRecord
+from hicache_ext.flow.record import (
+    BackupRecord,
+    LoadBackRecord,
+    ParkRecord,
+    PrefetchRecord,
+    RestoreRecord,
+    TransferRecord,
+)
 from hicache_ext.tier import Tier
 
 MAX_REQUESTS = 1024
@@ -36,6 +43,8 @@ class RequestRecord:
     prefetch: PrefetchRecord | None = None
     load_back: LoadBackRecord | None = None
     load_back_refusal: str | None = None
+    backup: BackupRecord | None = None  # the last that took pages which it inserted
+    retraction: ParkRecord | RestoreRecord | None = None  # the last way to L2, or back
 
     @property
     def num_matched_tokens(self) -> dict[Tier, int]:
@@ -60,9 +69,12 @@ class RequestRecord:
         if self.load_back_refusal:
             lines.append(f"no load-back: {self.load_back_refusal}")
         if self.load_back:
-            pages = _pages(self.load_back.num_pages)
-            lines.append(f"load-back of {pages}: {_outcome(self.load_back)}")
-            lines += [f"lost: {error}" for error in self.load_back.local_errors]
+            lines += _transfer_lines("load-back", self.load_back)
+        if self.backup:
+            lines += _backup_lines(self.backup)
+        if self.retraction:
+            is_back = isinstance(self.retraction, RestoreRecord)
+            lines += _transfer_lines("restore" if is_back else "park", self.retraction)
         return lines
 
     def __str__(self) -> str:
@@ -97,6 +109,15 @@ class History:
         if name is not None:
             mine = self._of(name)
             mine.load_back, mine.load_back_refusal = record, refusal or None
+
+    def backed_up(self, name: str, record: BackupRecord) -> None:
+        """A backup has begun that takes pages of the request; it goes on to fill in the record."""
+        self._of(name).backup = record
+
+    def retracted(self, name: str | None, record: ParkRecord | RestoreRecord) -> None:
+        """The request is on its way to L2, or back."""
+        if name is not None:
+            self._of(name).retraction = record
 
     def get(self, name: str | int) -> RequestRecord:
         """HiCacheError for one that is not known, any more."""
@@ -154,6 +175,21 @@ def _prefetch_lines(record: PrefetchRecord) -> list[str]:
         lines.append(f"{record.num_present_tokens} of them were on the host by then")
     lines += [f"lost {loss}" for loss in record.losses]
     lines += [f"this rank: {error}" for error in record.local_errors]
+    return lines
+
+
+def _transfer_lines(what: str, record: TransferRecord) -> list[str]:
+    lines = [f"{what} of {_pages(record.num_pages)}: {_outcome(record)}"]
+    return lines + [f"lost: {error}" for error in record.local_errors]
+
+
+def _backup_lines(record: BackupRecord) -> list[str]:
+    """Of all requests whose pages went with this one's."""
+    lines = _transfer_lines(f"backup {record.op_id}, for {record.num_requests} requests,", record)
+    if record.num_stored_pages:
+        lines.append(f"new in L3: {_pages(record.num_stored_pages)}")
+    for why, num_pages in record.num_dropped_pages.items():
+        lines.append(f"lost {num_pages} pages of it for L3: {why.value}")
     return lines
 
 

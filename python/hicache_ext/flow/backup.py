@@ -7,7 +7,7 @@ After RESERVE and COPY (transfer.py) the tree has the host pages, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -32,6 +32,7 @@ class BackupRequest:
     node: int
     last: int | None = None
     min_hits: int = 0
+    told: Callable[[BackupRecord], None] | None = None  # hears of each op that takes it
     num_tries: int = 0
     _pin: Receipt | None = field(default=None, repr=False)
 
@@ -110,6 +111,8 @@ class BackupOp(TransferOp):
         }
         for request in self.requests:
             request.num_tries += 1
+            if request.told is not None:
+                request.told(self.record)
 
     @property
     def in_tree(self) -> bool:

@@ -20,7 +20,7 @@ from enum import Enum
 from hicache_ext.errors import TreeError
 from hicache_ext.flow.backup import BackupOp, BackupRequest
 from hicache_ext.flow.context import FlowContext
-from hicache_ext.flow.record import Outcome
+from hicache_ext.flow.record import BackupRecord, Outcome
 from hicache_ext.flow.store_switch import StoreSwitch
 from hicache_ext.tier import Tier
 
@@ -65,12 +65,19 @@ class BackupLine:
         """A switch of the store comes after the backups before it."""
         self._waiting.append(switch)
 
-    def inserted(self, node: int, num_new_pages: int) -> None:
-        """The last `num_new_pages` before the node's end are new on the device."""
+    def inserted(
+        self,
+        node: int,
+        num_new_pages: int,
+        told: Callable[[BackupRecord], None] | None = None,
+    ) -> None:
+        """The last `num_new_pages` before the node's end are new on the device. `told` hears of
+        each backup that takes them.
+        """
         if self._policy.write == WritePolicy.WRITE_BACK:
             return
         selects = self._policy.write == WritePolicy.SELECTIVE
-        request = BackupRequest(node, min_hits=self._policy.min_hits if selects else 0)
+        request = BackupRequest(node, min_hits=self._policy.min_hits if selects else 0, told=told)
         request.pin(self._ctx.tree, dict.fromkeys(self._ctx.pools.names, num_new_pages))
         self._waiting.append(request)
 

@@ -45,6 +45,7 @@ class Parked:
     op_id: int  # of the park
     num_tokens: int
     namespace: bytes
+    request: str | None = None  # its name
     state: ParkState = ParkState.PARKING
     pages: dict[str, list[int]] = field(default_factory=dict)
     """Once restored: one id per page and pool, -1 where the request held none. The caller's."""
@@ -80,6 +81,8 @@ def check_parked(parked: object) -> None:
 
 class ParkOp(TransferOp):
     """Device to host; `on_end` hears when the handle has its next state."""
+
+    record: ParkRecord
 
     def __init__(
         self, ctx: FlowContext, parked: Parked, sources: Pages, on_end: Callable[[], None]
@@ -122,6 +125,8 @@ class ParkOp(TransferOp):
 
 class RestoreOp(TransferOp):
     """Host to device; `on_end` hears when the handle holds no host pages any more."""
+
+    record: RestoreRecord
 
     def __init__(
         self, ctx: FlowContext, op_id: int, parked: Parked, on_end: Callable[[Parked], None]
