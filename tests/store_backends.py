@@ -8,6 +8,7 @@ from mooncake_tools import shared_client
 from net_servers import BUCKET, S3_KEY, S3_SECRET, shared_s3, shared_valkey
 
 from hicache_ext.storage import (
+    FallbackStore,
     FaultyStore,
     LocalStore,
     MemoryStore,
@@ -36,6 +37,10 @@ def make_local(tmp_path) -> PageStore:
 
 def make_faultless(tmp_path) -> PageStore:
     return FaultyStore(MemoryStore(PAGE_BYTES))
+
+
+def make_fallback(tmp_path) -> PageStore:
+    return FallbackStore([MemoryStore(PAGE_BYTES), make_local(tmp_path)])
 
 
 def make_redis(tmp_path) -> PageStore:
@@ -67,6 +72,7 @@ MAKERS = {
     "memory": make_memory,
     "local": make_local,
     "faulty": make_faultless,
+    "fallback": make_fallback,
     "redis": make_redis,
     "mooncake": make_mooncake,
     "objects": make_objects,

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from hicache_ext.errors import StorageError
-from hicache_ext.storage import Answer, FaultyStore, MemoryStore, restorable_endpoints
+from hicache_ext.storage import Answer, FaultyStore, Limit, MemoryStore, restorable_endpoints
 
 PAGE_BYTES = {"full": 64, "swa": 32}
 KEYS = [random.Random(i).randbytes(32) for i in range(40)]
@@ -81,15 +81,17 @@ def test_a_call_that_raises(call: str) -> None:
 
 
 def test_delay_is_per_call_and_lets_other_threads_run() -> None:
-    store = make(delay_s=0.1)
-    threads = [threading.Thread(target=store.exists, args=("full", KEYS)) for _ in range(8)]
-    start = time.perf_counter()
+    store, limit = make(delay_s=60.0), Limit(30)
+    threads = [threading.Thread(target=store.exists, args=("full", KEYS, limit)) for _ in range(8)]
     for thread in threads:
         thread.start()
+    while store.injected.get("num_delayed_calls") != 8:  # all are in it, and none is through
+        assert not limit.is_over
+        time.sleep(0.001)
+    assert all(thread.is_alive() for thread in threads)
+    limit.cancel()
     for thread in threads:
         thread.join()
-    taken_s = time.perf_counter() - start
-    assert 0.1 <= taken_s < 0.6  # in turn they would take 0.8
     assert store.injected == {"num_delayed_calls": 8}
 
 
@@ -121,3 +123,25 @@ def test_faults_can_be_switched_on_and_off_while_it_runs() -> None:
     assert store.exists("full", KEYS) == [False] * 40
     store.faults.exists_rate = 0.0
     assert store.exists("full", KEYS) == [True] * 40
+
+
+def test_short_and_flipped_pages_are_misses_that_look_nearly_right() -> None:
+    short = make(short_rate=1.0)
+    found, contents = read(short, "full", KEYS[:2])
+    assert found == [False, False] and contents[1] == b"\1" * 32 + b"\xff" * 32
+    flipped = make(flip_rate=1.0)
+    found, contents = read(flipped, "full", KEYS[:2])
+    assert found == [False, False]
+    assert sum(a != b for a, b in zip(contents[1], page_of("full", 1), strict=True)) == 1
+    assert short.injected == {"num_short_pages": 2}
+    assert flipped.injected == {"num_flipped_pages": 2}
+
+
+def test_a_full_disk_takes_what_it_has_and_nothing_else() -> None:
+    store = FaultyStore(MemoryStore(PAGE_BYTES), disk_pages=3)
+    pages = [memoryview(page_of("full", i)) for i in range(5)]
+    assert store.write_from("full", KEYS[:2], pages[:2]) == [True] * 2
+    assert store.write_from("full", KEYS[1:5], pages[1:]) == [True, True, False, False]
+    assert store.exists("full", KEYS[:5]) == [True] * 3 + [False] * 2
+    store.remove("full", KEYS[:1])
+    assert store.write_from("full", KEYS[3:5], pages[3:]) == [True, False]

@@ -1,6 +1,7 @@
 """L3: the PageStore protocol and its backends."""
 
 from .endpoints import restorable_endpoints
+from .fallback import FallbackStore
 from .faulty import Answer, Faults, FaultyStore
 from .head_shards import HeadShards, store_by_heads
 from .limit import Limit
@@ -21,6 +22,7 @@ __all__ = [
     "Answer",
     "Capabilities",
     "Durability",
+    "FallbackStore",
     "Faults",
     "FaultyStore",
     "HeadShards",

@@ -33,15 +33,19 @@ class Faults:
     raising: set[str] = field(default_factory=set)  # "exists", "read_into", ...: StorageError
     exists_rate: float = 0.0  # of pages that are there but are said not to be
     read_rate: float = 0.0  # of pages that are lost at a read
+    short_rate: float = 0.0  # of pages of which a read delivers the first half
+    flip_rate: float = 0.0  # of pages that a read finds with one bit flipped
     write_rate: float = 0.0  # of pages that are not written
+    disk_pages: int | None = None  # the disk is full with so many pages; None: it is never
 
 
 class FaultyStore:
     """Wraps a store and injects `faults`; with none set it behaves as the inner store does.
 
-    Random faults depend on the seed, the call, pool, key and how often that was asked: the same
-    calls fail in the same places whatever the threads do. A page that is lost at a read is
-    overwritten with 0xFF, so a caller that uses it anyway is found out.
+    Random faults depend on the seed (each rank has its own), the call, pool, key and how often
+    that was asked: the same calls fail in the same places whatever the threads do. It fails as a
+    store does that checks what it reads: a page that is lost, short or has a flipped bit is False,
+    and its buffer is left poisoned, half read or nearly right, for a caller that uses it anyway.
     """
 
     def __init__(
@@ -57,7 +61,10 @@ class FaultyStore:
         raising: Iterable[str] = (),
         exists_rate: float = 0.0,
         read_rate: float = 0.0,
+        short_rate: float = 0.0,
+        flip_rate: float = 0.0,
         write_rate: float = 0.0,
+        disk_pages: int | None = None,
     ) -> None:
         self.inner = inner
         self.faults = Faults(
@@ -69,7 +76,10 @@ class FaultyStore:
             raising=set(raising),
             exists_rate=exists_rate,
             read_rate=read_rate,
+            short_rate=short_rate,
+            flip_rate=flip_rate,
             write_rate=write_rate,
+            disk_pages=disk_pages,
         )
         self._seed = seed
         self._lock = threading.Lock()
@@ -108,9 +118,18 @@ class FaultyStore:
             where = (pool, key)
             is_lost = where in self.faults.lost or where in self.faults.lost_on_read
             is_lost |= self.faults.failed_page_idx.get(pool) == i
-            if results[i] and (is_lost or self._draw("read", pool, key, self.faults.read_rate)):
+            if not results[i]:
+                continue
+            page = pages[i].cast("B")
+            if is_lost or self._draw("read", pool, key, self.faults.read_rate):
                 results[i] = self._inject("num_lost_pages")
-                pages[i].cast("B")[:] = b"\xff" * pages[i].nbytes
+                page[:] = b"\xff" * len(page)
+            elif self._draw("short", pool, key, self.faults.short_rate):
+                results[i] = self._inject("num_short_pages")
+                page[len(page) // 2 :] = b"\xff" * (len(page) - len(page) // 2)
+            elif self._draw("flip", pool, key, self.faults.flip_rate):
+                results[i] = self._inject("num_flipped_pages")
+                page[key[0] % len(page)] ^= 1
         return self._answer(pool, results)
 
     def write_from(
@@ -121,8 +140,12 @@ class FaultyStore:
         limit: Limit | None = None,
     ) -> list[bool]:
         self._enter("write_from", limit)
-        rate = self.faults.write_rate
-        kept = [i for i, key in enumerate(keys) if not self._draw("write", pool, key, rate)]
+        rate, full = self.faults.write_rate, self._without_room(pool, keys)
+        kept = [
+            i
+            for i, key in enumerate(keys)
+            if key not in full and not self._draw("write", pool, key, rate)
+        ]
         if len(kept) == len(keys):
             return self.inner.write_from(pool, keys, pages, limit)
         self._inject("num_unwritten_pages", len(keys) - len(kept))
@@ -155,6 +178,15 @@ class FaultyStore:
         if call in self.faults.raising:
             self._inject("num_raised_calls")
             raise StorageError(f"FaultyStore: {call} was told to fail")
+
+    def _without_room(self, pool: str, keys: Sequence[bytes]) -> set[bytes]:
+        """New pages that a full disk does not take."""
+        if self.faults.disk_pages is None:
+            return set()
+        room = max(0, self.faults.disk_pages - self.inner.stats()["num_pages"])
+        known = self.inner.exists(pool, keys)
+        new = dict.fromkeys(k for k, is_there in zip(keys, known, strict=True) if not is_there)
+        return set(list(new)[room:])
 
     def _answer(self, pool: str, results: list[bool]) -> list[bool]:
         answer = self.faults.answers.get(pool)

@@ -101,6 +101,12 @@ def check_keys(pool: str, keys: Sequence[bytes]) -> None:
             )
 
 
+def check_lengths(pool: str, keys: Sequence[bytes], pages: Sequence[memoryview]) -> None:
+    """StorageError unless there is a page for each key."""
+    if len(keys) != len(pages):
+        raise StorageError(f"pool {pool!r}: {len(keys)} keys but {len(pages)} pages")
+
+
 def check_pages(
     pool: str, keys: Sequence[bytes], pages: Sequence[memoryview], page_bytes: int, access: str
 ) -> None:
@@ -109,8 +115,7 @@ def check_pages(
     `access` is "read" (the buffer must be writable) or "write".
     """
     check_keys(pool, keys)
-    if len(keys) != len(pages):
-        raise StorageError(f"pool {pool!r}: {len(keys)} keys but {len(pages)} pages")
+    check_lengths(pool, keys, pages)
     for position, page in enumerate(pages):
         if page.nbytes != page_bytes or not page.c_contiguous:
             raise StorageError(
