@@ -215,11 +215,13 @@ def controller(
     rank: int = 0,
     num_ranks: int = 1,
     is_mla_model: bool = False,
+    group: Any = None,
     **options: Any,
 ) -> Iterator[Any]:
     """SGLang's controller of these host pools with its storage threads; the plain one for "kv"
     alone. Its device pool is small and only says which model this is: nothing moves to it.
 
+    `group`: the process group of the ranks, over which they agree; None for one rank.
     `extra`: what follows --hicache-storage-backend-extra-config, and goes through its parser.
     """
     kind = MLATokenToKVPool if is_mla_model else MHATokenToKVPool
@@ -232,14 +234,14 @@ def controller(
     with get_parallel().override(attn_dcp_size=1, attn_dcp_rank=0, **of_rank):
         attach_options: dict[str, Any] = {}
         if len(pools) == 1:
-            made = HiCacheController(allocator, pools["kv"], PAGE_SIZE, None, None, **options)
+            made = HiCacheController(allocator, pools["kv"], PAGE_SIZE, group, None, **options)
         else:
             entries = [
                 PoolEntry(PoolName(name), pool, None, lambda layer: layer, name == "kv")
                 for name, pool in pools.items()
             ]
-            group = HostPoolGroup(entries)
-            made = HybridCacheController(allocator, group, PAGE_SIZE, None, None, **options)
+            whole = HostPoolGroup(entries)
+            made = HybridCacheController(allocator, whole, PAGE_SIZE, group, None, **options)
             attach_options["host_pools"] = entries
         made.attach_storage_backend("dynamic", threshold, "test/model", settings, **attach_options)
         try:
