@@ -80,9 +80,9 @@ class MooncakeStore(RemoteStore):
         patience: Patience,
     ) -> None:
         batch = PageBatch(self._client, _names(pool, keys), keys, pages, results)
-        run = EngineRun(self._client, patience)
+        run = EngineRun(self._client, patience, batch.begin_read, batch.end_read)
         try:
-            run.go(batch.chunks(batch.firsts), batch.begin_read, batch.end_read)
+            run.go(batch.chunks(batch.firsts))
         finally:
             for first, other in batch.repeats():  # in one call the engine fills one of them only
                 if results[first]:
@@ -107,8 +107,9 @@ class MooncakeStore(RemoteStore):
         for at, code in zip(batch.firsts, there, strict=True):
             results[at] = code == 1
         begin = partial(batch.begin_write, self._put_config)
+        run = EngineRun(self._client, patience, begin, batch.end_write)
         try:
-            EngineRun(self._client, patience).go(batch.chunks(new), begin, batch.end_write)
+            run.go(batch.chunks(new))
         finally:
             num_written = batch.counters["num_written_pages"]
             written = {"num_pages": num_written, "written_bytes": num_written * pool.page_bytes}
@@ -150,7 +151,7 @@ class MooncakeStore(RemoteStore):
             answers[start : start + len(codes)] = codes
 
         try:
-            EngineRun(self._client, patience).go(range(0, len(names), _NUM_NAMES), begin, end)
+            EngineRun(self._client, patience, begin, end).go(range(0, len(names), _NUM_NAMES))
         except EngineLate as error:
             raise EngineError(str(error)) from None
         except StoreTimeout:

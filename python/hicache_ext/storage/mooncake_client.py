@@ -9,8 +9,11 @@ from .lanes import Lane, Lanes
 from .mooncake_memory import EngineMemory, address_of
 from .ports import free_port
 
-CHUNK_PAGES = 64  # of one call of the engine at most
-CHUNK_BYTES = 32 << 20
+# Of one call of the engine at most: large, since it uses its connections to the full only in the
+# middle of a call. It queues 1024 transfers to a node, of which a page has two, lets 1024 more wait
+# for a second, and loses the others: with one node, that is what 4 lanes come to.
+CHUNK_PAGES = 256
+CHUNK_BYTES = 128 << 20
 TRAILER_BYTES = 16
 _LANE_BYTES = CHUNK_PAGES * TRAILER_BYTES
 _LOCAL_BYTES = 1 << 20  # the engine's own buffer, of which our calls make no use
@@ -30,7 +33,7 @@ class MooncakeClient:
         host: str = "127.0.0.1",
         protocol: str = "tcp",
         devices: str = "",
-        num_lanes: int = 8,
+        num_lanes: int = 4,
         call_timeout_s: float = 2.0,
     ) -> None:
         """`master` is host:port of the cluster's master, `host` this machine's address as the

@@ -1,9 +1,8 @@
-"""The engine's calls of one call of a MooncakeStore: two at a time, each with its own deadline."""
+"""The engine's calls of one call of a MooncakeStore: one after the other, each with a deadline."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 from ..errors import StorageError, StoreTimeout
 from .lanes import Lane
@@ -15,108 +14,112 @@ from .remote_call import SLICE_S, EngineError, EngineLate, Patience
 GRACE_S = 0.05
 
 C = TypeVar("C")
+Begin = Callable[[C, Lane], Callable[[], list[int]]]
+End = Callable[[C, Lane, list[int]], None]
 
 
-class EngineRun:
-    """For one thread. Every lane has been left when go() returns or raises."""
+class EngineRun(Generic[C]):
+    """For one thread. `begin` makes the engine's call of a chunk and `end` gets its codes, both on
+    this thread, beside the call of the chunk before or after: that is when pages are checksummed.
 
-    def __init__(self, client: MooncakeClient, patience: Patience) -> None:
+    Not two calls at once: the engine polls while it waits, so a second call would cost more
+    processor time than it gains (measured: docs/mooncake.md).
+    """
+
+    def __init__(
+        self, client: MooncakeClient, patience: Patience, begin: Begin[C], end: End[C]
+    ) -> None:
         self._client = client
         self._patience = patience
-        self._in_flight: deque[tuple[Lane, Any, float]] = deque()
+        self._begin = begin
+        self._end = end
+        self._running: tuple[Lane, C, float] | None = None
         self._lost_s = 0.0  # in calls that a part of the cluster did not answer
 
-    def go(
-        self,
-        chunks: Iterable[C],
-        begin: Callable[[C, Lane], Callable[[], list[int]]],
-        end: Callable[[C, Lane, list[int]], None],
-    ) -> None:
-        """One call of the engine for each chunk: `begin` makes it and `end` gets its codes, both on
-        this thread, beside the call of another chunk.
+    def go(self, chunks: Iterable[C]) -> None:
+        """Every lane has been left when this returns or raises.
 
         Returns early once calls without an answer from everywhere have cost `call_timeout_s`.
         CallOver when the patience is over, EngineError if the master does not answer, StoreTimeout
-        if a call does not return in time: its chunk, and those in flight, were not given to `end`.
+        if a call does not return in time: its codes were not given to `end`.
         """
         try:
             for chunk in chunks:
-                lane = self._next_lane(end)
+                lane = self._take_lane()
                 if lane is None:
                     break
                 try:
-                    lane.start(begin(chunk, lane))
+                    call = self._begin(chunk, lane)
+                    before = self._ended()
                 except BaseException:
                     lane.leave()
                     raise
-                self._in_flight.append((lane, chunk, time.monotonic()))
-            while self._in_flight:
-                self._finish_first(end)
+                lane.start(call)
+                self._running = (lane, chunk, time.monotonic())
+                self._hand_over(before)
+            self._hand_over(self._ended())
         except StoreTimeout:
             raise
         except BaseException:
-            self._drain(end)
+            self._drain()
             raise
 
-    def _next_lane(self, end: Callable[[Any, Lane, list[int]], None]) -> Lane | None:
+    def _take_lane(self) -> Lane | None:
         """None if there is to be no further call."""
         lanes = self._client.lanes
-        if len(self._in_flight) == 2:
-            self._finish_first(end)
         while self._lost_s < self._client.call_timeout_s:
             self._patience.left_s()
-            lane = lanes.take(0.0 if self._in_flight else SLICE_S)
+            lane = lanes.take(SLICE_S if self._running is None else 0.0)
             if lane is not None:
                 return lane
-            if self._in_flight:
-                self._finish_first(end)
-            elif lanes.are_all_left:
+            if self._running is None and lanes.are_all_left:
                 raise EngineError(f"Mooncake at {self._client.master}: every call hangs")
+            self._hand_over(self._ended())
         return None
 
-    def _finish_first(self, end: Callable[[Any, Lane, list[int]], None]) -> None:
-        lane, chunk, begun_s = self._in_flight[0]
+    def _ended(self) -> tuple[Lane, C, list[int]] | None:
+        """The call that is running, when it has returned; None if there is none."""
+        if self._running is None:
+            return None
+        lane, chunk, begun_s = self._running
         self._wait(lane, begun_s)
-        self._in_flight.popleft()
+        self._running = None
         try:
             codes: list[int] = lane.result()
-            end(chunk, lane, codes)
-        finally:
+        except BaseException:
             lane.leave()
+            raise
         if is_lossy(codes):
             self._lost_s += time.monotonic() - begun_s
         if has_no_master(codes):
+            self._hand_over((lane, chunk, codes))
             raise EngineError(f"Mooncake at {self._client.master}: codes {sorted(set(codes))}")
+        return lane, chunk, codes
+
+    def _hand_over(self, ended: tuple[Lane, C, list[int]] | None) -> None:
+        if ended is not None:
+            lane, chunk, codes = ended
+            try:
+                self._end(chunk, lane, codes)
+            finally:
+                lane.leave()
 
     def _wait(self, lane: Lane, begun_s: float) -> None:
         while not lane.wait(SLICE_S):
             seconds = time.monotonic() - begun_s
             message = f"Mooncake at {self._client.master}: no return after {seconds:.3f} s"
             if seconds >= self._client.call_timeout_s:
-                raise EngineLate(message, self._leave())
+                self._running = None
+                raise EngineLate(message, lane.leave().wait)
             if self._patience.is_over and not lane.wait(GRACE_S):
-                raise StoreTimeout(message, self._leave())
+                self._running = None
+                raise StoreTimeout(message, lane.leave().wait)
 
-    def _leave(self) -> Callable[[float | None], bool]:
-        """Waits for the calls that are in flight now, and which this run gives up."""
-        returned = [lane.leave() for lane, _, _ in self._in_flight]
-        self._in_flight.clear()
-
-        def wait(timeout_s: float | None) -> bool:
-            end_s = None if timeout_s is None else time.monotonic() + timeout_s
-            return all(
-                event.wait(None if end_s is None else max(0.0, end_s - time.monotonic()))
-                for event in returned
-            )
-
-        return wait
-
-    def _drain(self, end: Callable[[Any, Lane, list[int]], None]) -> None:
+    def _drain(self) -> None:
         """Something ends the run early: it is not told before the engine has let go."""
-        while self._in_flight:
-            try:
-                self._finish_first(end)
-            except StoreTimeout:
-                raise
-            except (EngineError, StorageError):
-                continue  # what is on its way already says more
+        try:
+            self._hand_over(self._ended())
+        except StoreTimeout:
+            raise
+        except (EngineError, StorageError):
+            return  # what is on its way already says more
