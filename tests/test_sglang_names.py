@@ -56,10 +56,6 @@ def attach_rank(root: Path, layout: str, rank: int, size: int, *, lcm: int = 8, 
     return sg.attach(config, pool), pool
 
 
-def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
-
-
 @pytest.mark.parametrize("layout", ["page_head", "page_unified"])
 @pytest.mark.parametrize("writers", SIZES)
 def test_tensor_parallel_sizes_read_each_other(tmp_path: Path, layout: str, writers: int) -> None:
@@ -82,6 +78,18 @@ def test_tensor_parallel_sizes_read_each_other(tmp_path: Path, layout: str, writ
             backend.close()
 
 
+def test_sixteen_shares_of_a_page(tmp_path: Path) -> None:
+    """In 32 pieces, K and V of each share."""
+    whole, pool = attach_rank(tmp_path, "page_head", 0, 1, lcm=16)
+    fill_heads(pool, 0)
+    assert all(whole.batch_set_v1(KEYS, sg.slots_of(pool, PAGES)))
+    rank, mine = attach_rank(tmp_path, "page_head", 11, 16, lcm=16)
+    assert all(rank.batch_get_v1(KEYS, sg.slots_of(mine, PAGES)))
+    assert sg.same_bytes(mine.kv_buffer[:, PAGES], pool.kv_buffer[:, PAGES, 11:12])
+    whole.close()
+    rank.close()
+
+
 def test_v0_reads_pages_cut_by_heads(tmp_path: Path) -> None:
     for rank in range(8):
         backend, pool = attach_rank(tmp_path, "page_head", rank, 8)
@@ -95,7 +103,7 @@ def test_v0_reads_pages_cut_by_heads(tmp_path: Path) -> None:
     for page, found in zip(
         PAGES, backend.batch_get(KEYS, [pool.get_dummy_flat_data_page() for _ in KEYS]), strict=True
     ):
-        assert same(found, pool.get_data_page(page * sg.PAGE_SIZE))
+        assert sg.same_bytes(found, pool.get_data_page(page * sg.PAGE_SIZE))
     backend.close()
 
 
@@ -118,9 +126,12 @@ def test_ranks_with_the_same_head_write_it_once_and_all_read_it(tmp_path: Path) 
         backends.append(sg.attach(config, pool))
         pools.append(pool)
         sg.fill(pool, seed=rank // 4)
-    for backend, pool in zip(backends, pools, strict=True):
-        assert all(backend.batch_set_v1(KEYS, sg.slots_of(pool, PAGES)))
-    assert sum(b.stats()["num_written_pages"] for b in backends) == 2 * 2 * len(KEYS)  # K and V
+    for rank in reversed(range(8)):  # those that leave it to another one first
+        assert all(backends[rank].batch_set_v1(KEYS, sg.slots_of(pools[rank], PAGES)))
+        flat = [pools[rank].get_data_page(page * sg.PAGE_SIZE) for page in PAGES]
+        assert backends[rank].batch_set(KEYS, flat) is True
+    once = 2 * len(KEYS)  # K and V
+    assert [b.stats()["num_written_pages"] for b in backends] == [once, 0, 0, 0, once, 0, 0, 0]
     for backend, pool in zip(backends, pools, strict=True):
         wanted = [sg.page_bytes(pool, page) for page in PAGES]
         pool.kv_buffer.zero_()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import LayoutError
 from .namespace import StoreNamespace
-from .pieces import MAX_PIECES, Piece, PieceStore, ReplicaStore
+from .pieces import MAX_RUNS, Piece, PieceStore, ReplicaStore
 from .protocol import PageStore
 
 if TYPE_CHECKING:  # a store needs neither numpy nor torch
@@ -77,7 +77,7 @@ def cut_by_heads(
     """(piece, shard, layout fields for its namespace) of each object of a page, in any order.
 
     spec.num_groups is the number of shares that a rank holds, shards.count. LayoutError if it is
-    another, if pages are not contiguous, or if a share's bytes lie in more than MAX_PIECES runs.
+    another, if pages are not contiguous, or if a share's bytes lie in more than MAX_RUNS runs.
     """
     if spec.num_groups != shards.count:
         raise LayoutError(
@@ -98,7 +98,7 @@ def cut_by_heads(
         sum(i * stride for i, (_, stride) in zip(at, outer.values(), strict=True))
         for at in product(*(range(extent) for extent, _ in outer.values()))
     ]
-    if len(starts) * shards.count > MAX_PIECES:
+    if len(starts) > MAX_RUNS:
         raise LayoutError(
             f"pool {pool!r}: the heads of one share lie in {len(starts)} runs of a page; put the "
             f"group axis further out, as page_unified has it"

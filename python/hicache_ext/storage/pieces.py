@@ -14,8 +14,9 @@ from .protocol import Capabilities, PageStore, check_keys, check_pages
 
 _Item = TypeVar("_Item")
 
-# One call to the inner store for each: a page in more pieces is better copied together.
-MAX_PIECES = 16
+# One call to the inner store for each. What somebody else may want alone is better in few pieces.
+MAX_PIECES = 64
+MAX_RUNS = 4
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,6 @@ def _num_groups(pool: Any, rank: HiCacheStorageConfig) -> int:
     """Shares of one rank whose bytes lie together in a page."""
     if pool.layout == "page_unified":
         return int(getattr(pool, "head_group_num", 1))
-    if pool.layout == "page_head" and rank.should_split_heads and rank.tp_lcm_size:
+    if pool.layout == "page_head" and rank.should_split_heads:
         return int(rank.tp_lcm_size // rank.tp_size)
     return 1

@@ -17,7 +17,7 @@ from typing import Any
 from hicache_ext.errors import StorageError
 from hicache_ext.storage import Limit, Piece, PieceStore, StoreNamespace
 from hicache_ext.storage.head_shards import piece_pool
-from hicache_ext.storage.pieces import MAX_PIECES
+from hicache_ext.storage.pieces import MAX_RUNS
 
 from .lent import lent
 from .naming import Naming
@@ -84,7 +84,7 @@ def open_pages(
         why = f"{len(sizes)} buffers"
     except (AssertionError, AttributeError, NotImplementedError, ValueError) as error:
         addresses, sizes, why = [], [], f"{type(error).__name__}: {error}"
-    is_scattered = not 1 <= len(sizes) <= MAX_PIECES
+    is_scattered = not 1 <= len(sizes) <= MAX_RUNS * len(shards)
     if is_scattered and len(shards) > 1:
         raise StorageError(f"pool {name!r} of layout {pool.layout}: cannot be cut by heads: {why}")
     if is_scattered or is_lent:
