@@ -100,6 +100,32 @@ class RankCommands:
         self.group = make_group(kind, num_lanes=num_lanes, deadline_s=deadline_s)
         return self.group.kind, self.group.why
 
+    def dawdle(self, kind, num_lanes, deadline_s, host, pause_s):
+        """(whether make_group() fails, how long it takes), with a pause before each step."""
+        from hicache_ext.agreement import TorchGroup, auto
+
+        steps = (auto._Meeting, "over_gloo"), (TorchGroup, "_gather"), (auto, "ShmGroup")
+        before = [getattr(owner, name) for owner, name in steps]
+
+        def late(step):
+            def later(*args, **options):
+                time.sleep(pause_s)
+                return step(*args, **options)
+
+            return later
+
+        start = time.monotonic()
+        try:
+            for (owner, name), step in zip(steps, before, strict=True):
+                setattr(owner, name, late(step))
+            self.make_auto(kind, num_lanes, deadline_s, host)
+            return False, time.monotonic() - start
+        except AgreementError:
+            return True, time.monotonic() - start
+        finally:
+            for (owner, name), step in zip(steps, before, strict=True):
+                setattr(owner, name, step)
+
     def make_nccl(self, library, folder, rank, size, num_lanes, deadline_s, reduction):
         """On an emulated GPU of this process, over a libnccl whose ranks meet in `folder`."""
         import torch.distributed as dist

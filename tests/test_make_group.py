@@ -82,3 +82,13 @@ def test_one_rank_needs_neither_torch_nor_ipc(caplog):
 def test_kind_that_does_not_exist():
     with pytest.raises(AgreementError, match="group='mpi': want one of auto, local, shm"):
         make_group("mpi", num_lanes=NUM_LANES)
+
+
+@pytest.mark.parametrize("kind", ["torch", "shm", "hierarchical"])
+def test_one_deadline_holds_for_all_steps(crew, kind):
+    """A rank that dawdles in each step: the others wait for it no longer than that in all."""
+    hosts = [4, 5, 4] if kind == "hierarchical" else [4, 4, 4]
+    for i, rank in enumerate(crew.ranks):
+        rank.start("dawdle", kind, NUM_LANES, 1.0, hosts[i], 0.6 if i == 2 else 0.0)
+    took = [rank.finish() for rank in crew.ranks]
+    assert all(error and 0.5 < wall_s < 1.5 for error, wall_s in took[:2]), took

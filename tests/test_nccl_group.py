@@ -15,6 +15,7 @@ from hicache_ext.agreement import (
     unpack,
 )
 from hicache_ext.agreement.nccl import HEADER_DTYPE, SLOT_DTYPE
+from hicache_ext.agreement.nccl_place import Place
 from hicache_ext.errors import AgreementError, CudaError
 
 WAYS = [Reduction.ALL_REDUCE, Reduction.ALL_GATHER]
@@ -117,6 +118,16 @@ def test_auto_takes_what_was_faster_for_the_slowest_rank(world, slow, chosen):
     why = {group.reduction_why for group in groups}
     assert len(why) == 1 and "median tick of the slowest rank: ALL_REDUCE " in why.pop()
     assert ticks(groups, [np.full(SCHEMA.num_lanes, i + 3) for i in (0, 1)])[0][0] == 3
+
+
+def test_all_ranks_take_the_same_whatever_each_has_measured(world, monkeypatch):
+    """By their own numbers rank 0 would take the all-reduce and rank 1 the all-gather."""
+    medians = iter([[10_000, 20_000], [50_000, 30_000]])
+    monkeypatch.setattr(Place, "_time", lambda *_: next(medians))
+    groups = world.groups()
+    assert [group.reduction for group in groups] == [Reduction.ALL_GATHER] * 2
+    want = "median tick of the slowest rank: ALL_REDUCE 50.0 us, ALL_GATHER 30.0 us"
+    assert [group.reduction_why for group in groups] == [want] * 2
 
 
 def test_a_single_rank_and_a_choice_of_the_caller_need_no_trial(world):

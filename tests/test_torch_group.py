@@ -90,6 +90,40 @@ def test_attendance_survives_a_store_that_hangs_or_fails(fault, monkeypatch):
     assert uncaught == []
 
 
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("call", ["set", "check", "get"])
+def test_a_store_that_hangs_does_not_delay_the_error(call, size):
+    """It came up to 0.75 s after the deadline, of three accesses one after the other."""
+    store = DictStore()
+    ranks = [Attendance(store, rank, size) for rank in range(size)]
+    ranks[1].note("on fire")
+    setattr(store, call, lambda *_: time.sleep(1))
+    start = time.monotonic()
+    with pytest.raises(AgreementError, match=r"rank(s \[1, 2, 3\])? .* late after 0\.4 s"):
+        ranks[0].wait(lambda max_s: time.sleep(max_s), 5, 6, 0.4)
+    assert 0.4 <= time.monotonic() - start < 0.65
+
+
+def test_ranks_that_wait_within_half_a_deadline_are_not_called_late():
+    store = DictStore()
+    ranks = [Attendance(store, rank, 3) for rank in range(3)]
+    told = {}
+
+    def wait(rank, pause_s):
+        time.sleep(pause_s)
+        try:
+            ranks[rank].wait(lambda max_s: time.sleep(max_s), 5, 6, 0.8)
+        except AgreementError as error:
+            told[rank] = str(error)
+
+    threads = [threading.Thread(target=wait, args=(i, 0.3 * i)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all("rank 2 is late after 0.8 s" in text for text in told.values()) and len(told) == 2
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     ranks = [ProcessRank() for _ in range(3)]

@@ -50,6 +50,22 @@ HICACHE_HD bool has_bad_lane(const int64_t* agreed, const int64_t* mine, const L
   return differs != 0 || rose;
 }
 
+// Whether the ready lane says what no rank says: its op would never settle, or an unused slot
+// would. `lanes` points at the first lane of a slot whose ops agree.
+HICACHE_HD bool is_bad_ready(const int64_t* lanes) {
+  const int64_t ready = lanes[kReadyLane];
+  if (lanes[kOpLane] == kNoOp) return ready != kLaneNeutral;
+  return ready != 0 && ready != 1 && ready != kLaneFailed;
+}
+
+// Of one slot.
+HICACHE_HD int64_t find_bad_slot_lane(const LaneSchema& schema, const int64_t* agreed,
+                                      const int64_t* mine, int64_t slot_idx) {
+  const LaneArea area = slot_area(schema, slot_idx);
+  const int64_t bad = find_bad_lane(agreed, mine, area), ready = area.begin + kReadyLane;
+  return ready < bad && is_bad_ready(agreed + area.begin) ? ready : bad;
+}
+
 // Of the whole vector.
 HICACHE_HD int64_t find_bad_lane(const LaneSchema& schema, const int64_t* agreed,
                                  const int64_t* mine) {
@@ -58,7 +74,9 @@ HICACHE_HD int64_t find_bad_lane(const LaneSchema& schema, const int64_t* agreed
   };
   int64_t bad = look(header_area(schema));
   for (int slot_idx = 0; bad == kLaneNeutral && slot_idx < schema.num_slots; ++slot_idx) {
-    bad = look(slot_area(schema, slot_idx));
+    const LaneArea area = slot_area(schema, slot_idx);
+    if (!has_bad_lane(agreed, mine, area) && !is_bad_ready(agreed + area.begin)) continue;
+    bad = find_bad_slot_lane(schema, agreed, mine, slot_idx);
   }
   return bad == kLaneNeutral ? look(endpoint_area(schema)) : bad;
 }
@@ -126,10 +144,9 @@ HICACHE_HD int64_t unpack_body(const LaneSchema& schema, const int64_t* agreed, 
   int64_t bad = kLaneNeutral;
   if (thread_idx == 0) bad = find_bad_lane(agreed, mine, header_area(schema));
   for (int slot_idx = thread_idx; slot_idx < schema.num_slots; slot_idx += num_threads) {
-    const LaneArea area = slot_area(schema, slot_idx);
-    const int64_t found = find_bad_lane(agreed, mine, area);
+    const int64_t found = find_bad_slot_lane(schema, agreed, mine, slot_idx);
     if (found < bad) bad = found;
-    agree_slot(schema, agreed + area.begin, out + slot_idx);
+    agree_slot(schema, agreed + slot_base(schema, slot_idx), out + slot_idx);
   }
   const int64_t endpoints = endpoint_base(schema);
   for (int idx = thread_idx; idx < schema.num_endpoints; idx += num_threads) {

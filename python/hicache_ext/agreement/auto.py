@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hicache_ext.agreement.deadline import Countdown
 from hicache_ext.agreement.group import Group
 from hicache_ext.agreement.hierarchical import HierarchicalGroup
 from hicache_ext.agreement.local import LocalGroup
@@ -44,7 +45,7 @@ def make_group(
     for which the store of `process_group` must still be there.
 
     AgreementError: a kind that does not exist or that these ranks cannot use; ranks that ask for
-    different kinds or numbers of lanes, or do not come within `deadline_s`.
+    different kinds or numbers of lanes, or have not made the group within `deadline_s`.
     """
     if kind not in KINDS:
         raise AgreementError(f"group={kind!r}: want one of {', '.join(KINDS)}")
@@ -52,7 +53,7 @@ def make_group(
     group: Group = LocalGroup()
     why = "there is one rank"
     if meets is not None and meets.size() > 1:
-        group, why = _make(kind, num_lanes, meets, deadline_s)
+        group, why = _make(kind, num_lanes, meets, Countdown(deadline_s))
     group.why = why if kind == "auto" else f"group={kind!r} was asked for, and {why}"
     if group.rank == 0:
         _LOG.info("a group of kind %s for %d ranks: %s", group.kind, group.size, group.why)
@@ -81,11 +82,11 @@ def _default_group() -> Any:
     return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
 
 
-def _make(kind: str, num_lanes: int, process_group: Any, deadline_s: float) -> tuple[Group, str]:
+def _make(kind: str, num_lanes: int, process_group: Any, clock: Countdown) -> tuple[Group, str]:
     rank, size = process_group.rank(), process_group.size()
-    meeting = _Meeting(process_group.get_group_store(), rank, deadline_s)
+    meeting = _Meeting(process_group.get_group_store(), rank, clock)
     wire = meeting.over_gloo("all", rank, size, num_lanes)
-    said = wire.gather((KINDS.index(kind), *_host(), *_random_words()), deadline_s)
+    said = wire.gather((KINDS.index(kind), *_host(), *_random_words()), clock.left_s)
     kinds = [KINDS[words[0]] for words in said]
     if len(set(kinds)) > 1:
         raise AgreementError(f"the ranks ask for different kinds of group: {kinds}, by rank")
@@ -102,7 +103,7 @@ def _make(kind: str, num_lanes: int, process_group: Any, deadline_s: float) -> t
 
     def on_this_host(part: str) -> Group:
         place = (f"{token}-{part}", here.index(rank), len(here), num_lanes)
-        return ShmGroup(*place, deadline_s=deadline_s)
+        return ShmGroup(*place, deadline_s=clock.left_s)
 
     if kind == "shm":
         return on_this_host("all"), why
@@ -122,10 +123,10 @@ class _Meeting:
     need no such collective, differ between ranks that are members of different numbers of groups.
     """
 
-    def __init__(self, store: Any, rank: int, deadline_s: float) -> None:
+    def __init__(self, store: Any, rank: int, clock: Countdown) -> None:
         # Every rank counts its own meetings: those of one number are one meeting.
         number = store.add(f"hicache/meetings/{rank}", 1)
-        self._store, self._prefix, self._deadline_s = store, f"hicache/meeting/{number}", deadline_s
+        self._store, self._prefix, self._clock = store, f"hicache/meeting/{number}", clock
 
     def over_gloo(self, name: str, rank: int, size: int, num_lanes: int) -> "TorchGroup":
         import torch.distributed as dist
@@ -135,15 +136,15 @@ class _Meeting:
         store = dist.PrefixStore(  # type: ignore[attr-defined]
             f"{self._prefix}/{name}", self._store
         )
-        timeout = timedelta(seconds=self._deadline_s)
+        timeout = timedelta(seconds=max(0.001, self._clock.left_s))  # 0 is no limit
         try:
             gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
         except RuntimeError as error:
             first = str(error).splitlines()[0]
             raise AgreementError(
-                f"rank {rank} of {size} met nobody over gloo in {self._deadline_s} s: {first}"
+                f"rank {rank} of {size} met nobody over gloo in {self._clock.deadline_s} s: {first}"
             ) from error
-        return TorchGroup(gloo, num_lanes=num_lanes, deadline_s=self._deadline_s, store=store)
+        return TorchGroup(gloo, num_lanes=num_lanes, deadline_s=self._clock.left_s, store=store)
 
 
 def _choose(kind: str, hosts: list[list[int]], why: str) -> str:

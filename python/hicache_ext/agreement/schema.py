@@ -150,7 +150,8 @@ class LaneError(AgreementError):
     lane: int
     name: str
     is_seen_by_all: bool
-    """Ranks differ, which every rank sees at the same tick; else the group has lost our lanes."""
+    """Ranks differ, or one sent garbage: every rank sees it at the same tick. Else the group has
+    lost our lanes."""
 
     @classmethod
     def of(
@@ -158,13 +159,15 @@ class LaneError(AgreementError):
     ) -> "LaneError":
         """`mine` None: not known; `low` and `high`: the smallest and the largest of all ranks."""
         name = schema.lane_name(lane)
+        is_garbage = name.endswith(".ready") and mine is not None and low <= mine
         shown = [show_value(name, value) for value in (mine, low, high)]
         error = cls(
             f"tick {epoch}: ranks differ in lane {lane} ({name}): this rank has {shown[0]}, "
-            f"the smallest of all ranks is {shown[1]}, the largest {shown[2]}"
+            f"the smallest of all ranks is {shown[1]}"
+            + ("; that is garbage" if is_garbage else f", the largest {shown[2]}")
         )
         error.epoch, error.lane, error.name = epoch, lane, name
-        error.is_seen_by_all = low < high
+        error.is_seen_by_all = low < high or is_garbage
         return error
 
 
