@@ -103,7 +103,7 @@ def test_large_batches_on_two_lanes_do_not_wait_for_each_other(engine: FakeEngin
 
 def test_the_callers_limit_comes_first(client: MooncakeClient, engine: FakeEngine) -> None:
     client.call_timeout_s = 60.0
-    store = make_store(client)
+    store = make_store(client, breaker=CircuitBreaker(num_failures=3))
     put(store, [1])
     for limit in (Limit(0), Limit()):
         limit.cancel()
@@ -117,10 +117,25 @@ def test_the_callers_limit_comes_first(client: MooncakeClient, engine: FakeEngin
     threading.Timer(0.05, limit.cancel).start()
     with pytest.raises(StoreTimeout):
         get(store, [1], limit)
+    assert store.stats()["is_open"] == 0
     engine.held["batch_is_exist"] = threading.Event()
     assert store.exists("full", [key_of(1)], Limit(0.05)) == [False]  # no pages: no error
     assert time.monotonic() - begin_s < 30
-    assert store.stats()["is_open"] == 0  # the engine is not to blame
+    assert store.stats()["is_open"] == 1
+
+
+def test_the_less_time_is_left_the_smaller_the_calls(
+    store: MooncakeStore, engine: FakeEngine
+) -> None:
+    """So a call that is in flight when the limit is over can still return."""
+    numbers = range(CHUNK_PAGES)
+    put(store, numbers)
+    engine.calls.clear()
+    assert get(store, numbers, Limit(20.0)) == [page_of(n) for n in numbers]
+    assert engine.calls[GET] == 1
+    slow_down(engine, 0.03)
+    found = get(store, numbers, Limit(0.01))  # at 50 MB/s not all of them
+    assert found[0] == page_of(0) and found[-1] is None
 
 
 def test_when_every_lane_hangs_calls_end_all_the_same(

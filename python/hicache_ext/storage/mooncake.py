@@ -15,7 +15,7 @@ from .mooncake_run import EngineRun
 from .namespace import StoreNamespace
 from .protocol import Capabilities
 from .remote import RemotePool, RemoteStore
-from .remote_call import CallOver, EngineError, EngineLate, Patience
+from .remote_call import EngineError, Patience
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class MooncakeStore(RemoteStore):
         batch = PageBatch(self._client, _names(pool, keys), keys, pages, results)
         run = EngineRun(self._client, patience, batch.begin_read, batch.end_read)
         try:
-            run.go(batch.chunks(batch.firsts))
+            run.go(batch.chunks(batch.firsts, patience))
         finally:
             for first, other in batch.repeats():  # in one call the engine fills one of them only
                 if results[first]:
@@ -109,7 +109,7 @@ class MooncakeStore(RemoteStore):
         begin = partial(batch.begin_write, self._put_config)
         run = EngineRun(self._client, patience, begin, batch.end_write)
         try:
-            run.go(batch.chunks(new))
+            run.go(batch.chunks(new, patience))
         finally:
             num_written = batch.counters["num_written_pages"]
             written = {"num_pages": num_written, "written_bytes": num_written * pool.page_bytes}
@@ -152,10 +152,8 @@ class MooncakeStore(RemoteStore):
 
         try:
             EngineRun(self._client, patience, begin, end).go(range(0, len(names), _NUM_NAMES))
-        except EngineLate as error:
+        except StoreTimeout as error:
             raise EngineError(str(error)) from None
-        except StoreTimeout:
-            raise CallOver from None
         return answers
 
     def _remove_call(self, names: list[str]) -> list[int]:

@@ -12,6 +12,10 @@ from ..keys import page_checksum
 from .lanes import Lane
 from .mooncake_client import CHUNK_BYTES, CHUNK_PAGES, TRAILER_BYTES, MooncakeClient
 from .mooncake_codes import Code, counter_of
+from .remote_call import Patience
+
+# Of time that is left: a quarter of what a slow network moves, so that four calls fit in.
+_BYTES_PER_S = 50e6
 
 Move = Callable[[list[str], list[list[int]], list[list[int]]], list[int]]
 
@@ -49,11 +53,14 @@ class PageBatch:
                 if position != first[key]:
                     yield first[key], position
 
-    def chunks(self, positions: Sequence[int]) -> Iterator[Sequence[int]]:
-        """Of one engine call each."""
-        step = min(CHUNK_PAGES, max(1, CHUNK_BYTES // self._page_bytes))
-        for start in range(0, len(positions), step):
-            yield positions[start : start + step]
+    def chunks(self, positions: Sequence[int], patience: Patience) -> Iterator[Sequence[int]]:
+        """Of one engine call each: the less time is left, the smaller, to end in time."""
+        start = 0
+        while start < len(positions):
+            most_bytes = min(CHUNK_BYTES, int(patience.left_s() * _BYTES_PER_S))
+            end = start + min(CHUNK_PAGES, max(1, most_bytes // self._page_bytes))
+            yield positions[start:end]
+            start = end
 
     def begin_read(self, chunk: Sequence[int], lane: Lane) -> Callable[[], list[int]]:
         """The engine's call that fills these pages and the lane's trailers."""

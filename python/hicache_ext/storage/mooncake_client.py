@@ -33,7 +33,7 @@ class MooncakeClient:
         host: str = "127.0.0.1",
         protocol: str = "tcp",
         devices: str = "",
-        num_lanes: int = 4,
+        num_lanes: int = 8,
         call_timeout_s: float = 2.0,
     ) -> None:
         """`master` is host:port of the cluster's master, `host` this machine's address as the

@@ -8,7 +8,7 @@ from ..errors import StorageError, StoreTimeout
 from .lanes import Lane
 from .mooncake_client import MooncakeClient
 from .mooncake_codes import has_no_master, is_lossy
-from .remote_call import SLICE_S, EngineError, EngineLate, Patience
+from .remote_call import SLICE_S, EngineError, Patience
 
 # How long a call may still go on once its caller's limit is over. Then its pages stay borrowed.
 GRACE_S = 0.05
@@ -105,14 +105,13 @@ class EngineRun(Generic[C]):
                 lane.leave()
 
     def _wait(self, lane: Lane, begun_s: float) -> None:
+        end_s = begun_s + self._client.call_timeout_s
         while not lane.wait(SLICE_S):
-            seconds = time.monotonic() - begun_s
-            message = f"Mooncake at {self._client.master}: no return after {seconds:.3f} s"
-            if seconds >= self._client.call_timeout_s:
+            is_late = time.monotonic() >= end_s
+            if is_late or (self._patience.is_over and not lane.wait(GRACE_S)):
                 self._running = None
-                raise EngineLate(message, lane.leave().wait)
-            if self._patience.is_over and not lane.wait(GRACE_S):
-                self._running = None
+                seconds = time.monotonic() - begun_s
+                message = f"Mooncake at {self._client.master}: no return after {seconds:.3f} s"
                 raise StoreTimeout(message, lane.leave().wait)
 
     def _drain(self) -> None:

@@ -11,7 +11,7 @@ from .breaker import BreakerState, CircuitBreaker, Verdict
 from .limit import Limit
 from .namespace import StoreNamespace
 from .protocol import STAT_NAMES, Capabilities, check_keys, check_page_bytes, check_pages
-from .remote_call import CallOver, EngineError, EngineLate, Patience
+from .remote_call import CallOver, EngineError, Patience
 
 _STATS = (
     *STAT_NAMES,
@@ -228,8 +228,7 @@ class RemoteStore(ABC):
         except StoreTimeout as error:  # the engine holds the caller's pages: that has to be told
             self._count("num_late_calls")
             self.last_error = str(error)
-            if isinstance(error, EngineLate):
-                verdict = Verdict.BAD
+            verdict = Verdict.BAD
             raise
         finally:
             self.breaker.settle(ticket, verdict)

@@ -2,7 +2,6 @@
 
 import time
 
-from ..errors import StoreTimeout
 from .limit import Limit
 
 SLICE_S = 0.02  # a cancellation is noticed after at most this long
@@ -14,10 +13,6 @@ class CallOver(Exception):
 
 class EngineError(Exception):
     """The server cannot be reached, answers nonsense, or refuses everything."""
-
-
-class EngineLate(StoreTimeout):
-    """Not the caller's limit has passed but the time that the engine had for this."""
 
 
 class Patience:
