@@ -44,6 +44,15 @@ WRONG = {
         "root": None,
         "store": {"kind": "local", "root": "x", "durability": "sometimes"},
     },
+    "stores='x' is no list": {"root": None, "store": {"kind": "fallback", "stores": "x"}},
+    "needs 'stores'": {"root": None, "store": {"kind": "fallback", "stores": []}},
+    "kind='tape'": {
+        "root": None,
+        "store": {
+            "kind": "fallback",
+            "stores": [{"kind": "local", "root": "near"}, {"kind": "tape"}],
+        },
+    },
     "revision=7 is no text": {"revision": 7},
     "model=[] is no text": {"model": []},
     "num_kv_heads=-1 is no count": {"num_kv_heads": -1},

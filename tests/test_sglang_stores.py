@@ -2,6 +2,7 @@
 
 import gc
 import random
+import shutil
 import threading
 import time
 import weakref
@@ -67,6 +68,30 @@ def test_pages_in_a_mooncake_cluster(layout: str) -> None:
     config = sg.config_of(Path("unused"), extra={"store": setting, "model": f"m-{layout}"})
     del config.extra_config["root"]
     round_trip(config, layout)
+
+
+def test_pages_in_a_near_and_a_far_store(tmp_path: Path) -> None:
+    """Of two servers with a folder each and one that both reach."""
+    pool = sg.mha_pool("page_first", num_heads=2)
+    sg.fill(pool, 1)
+    wanted = [sg.page_bytes(pool, page) for page in PAGES]
+    backends = []
+    for near in ("near0", "near1", "near1"):
+        parts = [{"kind": "local", "root": str(tmp_path / name)} for name in (near, "far")]
+        config = sg.config_of(tmp_path, extra={"store": {"kind": "fallback", "stores": parts}})
+        del config.extra_config["root"]
+        backends.append(sg.attach(config, pool))
+    assert all(backends[0].batch_set_v1(KEYS, sg.slots_of(pool, PAGES)))
+    pool.kv_buffer.zero_()
+    assert all(backends[1].batch_get_v1(KEYS, sg.slots_of(pool, PLACES)))
+    assert [sg.page_bytes(pool, place) for place in PLACES] == wanted
+    backends[1].close()  # it has been promoted
+    shutil.rmtree(tmp_path / "far")
+    assert all(backends[2].batch_get_v1(KEYS, sg.slots_of(pool, PLACES)))
+    for backend in backends:
+        backend.close()
+    holding = {"kind": "fallback", "stores": [parts[0], {"kind": "mooncake", "master": "m"}]}
+    assert stores.holds_buffers(holding) and not stores.holds_buffers(parts[0])
 
 
 def test_no_call_takes_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

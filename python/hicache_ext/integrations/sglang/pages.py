@@ -21,7 +21,7 @@ from hicache_ext.storage.pieces import MAX_RUNS
 
 from .lent import lent
 from .naming import Naming
-from .stores import KINDS_THAT_HOLD_BUFFERS
+from .stores import holds_buffers
 
 COPY_BYTES = 32 << 20  # of our own memory that a call uses at a time
 
@@ -78,7 +78,7 @@ def open_pages(
     if (num_owners := getattr(pool, "shard_size", 1)) > 1:  # PageInterleaveHostPool
         raise StorageError(f"pool {name!r}: its pages lie with {num_owners} ranks: not supported")
     shards = naming.shares(name, pool).names
-    is_lent = naming.config.store.get("kind") in KINDS_THAT_HOLD_BUFFERS
+    is_lent = holds_buffers(naming.config.store)
     try:
         addresses, sizes = _buffers(pool, _first_slots(pool), len(shards))
         why = f"{len(sizes)} buffers"

@@ -13,7 +13,7 @@ from hicache_ext.storage import Limit, PieceStore, StoreNamespace
 from .lent import lent
 from .naming import Naming
 from .pages import HostPages, flat_bytes, open_pages
-from .stores import KINDS_THAT_HOLD_BUFFERS, open_store
+from .stores import holds_buffers, open_store
 
 ANCHOR = "kv"  # the pool that SGLang counts pages by
 
@@ -119,7 +119,7 @@ class HostPools:
     def write_flat(self, keys: Sequence[bytes], pages: Sequence[Any], limit: Limit) -> list[bool]:
         """Pages of the anchor, from flat tensors of SGLang's."""
         store = self._opened(ANCHOR).store
-        if self._naming.config.store.get("kind") in KINDS_THAT_HOLD_BUFFERS:
+        if holds_buffers(self._naming.config.store):
             pages = [page.clone() for page in pages]  # they may be views of the pool
         with lent(pages):
             return store.write_from(ANCHOR, keys, [flat_bytes(page) for page in pages], limit)

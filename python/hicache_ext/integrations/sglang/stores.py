@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from hicache_ext.errors import StorageError
 from hicache_ext.storage import (
     Durability,
+    FallbackStore,
     LocalStore,
     MooncakeClient,
     MooncakeStore,
@@ -25,9 +27,15 @@ from hicache_ext.storage import (
 Namespaces = Mapping[str, StoreNamespace]
 Sizes = Mapping[str, int]
 
-# Their engines may hold a buffer past a call's limit. SGLang reuses the pages of a miss at once, so
-# these get memory of ours, which waits for them.
-KINDS_THAT_HOLD_BUFFERS = {"mooncake"}
+_KINDS_THAT_HOLD_BUFFERS = {"mooncake"}
+
+
+def holds_buffers(setting: Mapping[str, Any]) -> bool:
+    """Whether an engine of this store may hold a buffer past a call's limit. SGLang reuses the
+    pages of a miss at once, so such a store gets memory of ours, which waits for it."""
+    parts = setting.get("stores")
+    parts = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    return setting.get("kind") in _KINDS_THAT_HOLD_BUFFERS or any(map(holds_buffers, parts))
 
 
 def _local(
@@ -85,7 +93,21 @@ class _MooncakeOfOurs(MooncakeStore):
         self._client.close()
 
 
+def _fallback(namespaces: Namespaces, sizes: Sizes, *, stores: list[Any]) -> PageStore:
+    if not isinstance(stores, list) or not all(isinstance(part, dict) for part in stores):
+        raise StorageError(f"store 'fallback': stores={stores!r} is no list of stores")
+    with ExitStack() as if_one_fails:
+        opened = []
+        for part in stores:
+            opened.append(open_store(part, namespaces, sizes))
+            if_one_fails.callback(opened[-1].close)
+        made = FallbackStore(opened)
+        if_one_fails.pop_all()  # they are closed with it
+    return made
+
+
 _KINDS: dict[str, Callable[..., PageStore]] = {
+    "fallback": _fallback,
     "local": _local,
     "mooncake": _mooncake,
     "redis": _redis,
