@@ -26,12 +26,16 @@ SHAPES = {False: {256 << 10: 4000, 1 << 20: 4000}, True: {256 << 10: 16}}
 
 
 class Slots:
-    """A file with a slot between each two pages, already written, and memory for a batch."""
+    """A file with a slot between each two pages, already written, and memory for a batch of
+    pages, by default of BATCH_BYTES.
+    """
 
-    def __init__(self, folder: Path, page_bytes: int, num_pages: int) -> None:
+    def __init__(
+        self, folder: Path, page_bytes: int, num_pages: int, *, batch: int | None = None
+    ) -> None:
         self.page_bytes, self.num_pages = page_bytes, num_pages
         self.path = folder / "slots"
-        self.batch = min(num_pages, BATCH_BYTES // page_bytes)
+        self.batch = batch or min(num_pages, BATCH_BYTES // page_bytes)
         self.memory = mmap.mmap(-1, self.batch * page_bytes)
         self.memory.madvise(mmap.MADV_HUGEPAGE)
         self.memory[: 1 << 20] = random.Random(1).randbytes(1 << 20)

@@ -53,6 +53,7 @@ class ThreadEngine final : public IoEngine {
  private:
   struct Caller {
     IoBatch batch;
+    const IoLimit& limit;
     std::condition_variable changed;
   };
 
@@ -85,7 +86,7 @@ void ThreadEngine::start_threads() {
 void ThreadEngine::run(const IoRequest* requests, size_t num_requests, const IoLimit& limit,
                        const IoDone& done) {
   if (num_requests == 0) return;
-  Caller caller{IoBatch(requests, num_requests, config_.max_call_bytes), {}};
+  Caller caller{IoBatch(requests, num_requests, config_.max_call_bytes), limit, {}};
   std::unique_lock lock(mutex_);
   start_threads();
   const auto place = callers_.insert(callers_.end(), &caller);
@@ -110,7 +111,7 @@ ThreadEngine::Caller* ThreadEngine::choose() {
   for (const IoOp op : {IoOp::kRead, IoOp::kWrite}) {
     for (auto it = callers_.begin(); it != callers_.end(); ++it) {
       IoBatch& batch = (*it)->batch;
-      if (!batch.has_ready()) continue;
+      if (!batch.has_ready() || (*it)->limit.is_over()) continue;
       const IoPiece& piece = batch.piece(batch.next());
       const bool fits = in_flight_bytes_ == 0 ||
                         in_flight_bytes_ + piece.num_bytes <= config_.max_in_flight_bytes;
