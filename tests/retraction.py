@@ -106,5 +106,6 @@ class Retraction:
     def _check_restored(self, item: Retracted) -> None:
         namespace = item.request.prompt.namespace
         for rank, handle in zip(self.ranks, item.handles, strict=True):
-            check_device(rank, item.tokens, handle.pages, namespace, self.traffic.last_read)
+            pages = self.traffic.with_sidecars(handle.pages)
+            check_device(rank, item.tokens, pages, namespace, self.traffic.last_read)
             rank.cache.free(handle.pages)

@@ -13,6 +13,7 @@ from hicache_ext.config import CacheConfig
 from hicache_ext.errors import LayoutError
 from hicache_ext.flow.record import Outcome
 from hicache_ext.match import Match
+from hicache_ext.pool import Access, PagePool
 from hicache_ext.tier import Tier
 
 SIDECARS = {"indexer": "full", "draft": "mamba"}
@@ -135,7 +136,7 @@ def test_a_sidecar_page_that_is_not_read_shortens_the_prefix() -> None:
             rank.put(name, keys_of_pages(TOKENS))
     read = ranks[0].store.read_into
 
-    def loses_page_2(pool: str, keys: Any, pages: Any) -> list[bool]:
+    def loses_page_2(pool: str, keys: Any, pages: Any, limit: Any = None) -> list[bool]:
         arrived = read(pool, keys, pages)
         return [ok and not (pool == "indexer" and i == 2) for i, ok in enumerate(arrived)]
 
@@ -191,3 +192,22 @@ def test_sidecars_that_cannot_be() -> None:
     with pytest.raises(LayoutError, match="do not fit components"):
         make({})
     make({"x": "full"}).close()
+
+
+def test_pages_are_handed_out_when_no_copy_uses_their_sidecars_part(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only copies of the followed pool were waited for: the next request wrote under a read."""
+    waited: list[tuple[str, list[int], Access]] = []
+    monkeypatch.setattr(
+        PagePool,
+        "wait_for_copies",
+        lambda pool, ids, access, stream=None: waited.append((pool.name, list(ids), access)),
+    )
+    held = ranks[0].cache.alloc({"full": 2, "swa": 1, "mamba": 1})
+    assert held is not None
+    assert waited == [
+        ("indexer", held["full"], Access.WRITE),
+        ("draft", held["mamba"], Access.WRITE),
+    ]
+    ranks[0].cache.free(held)

@@ -22,7 +22,8 @@ class Traffic:
     def __init__(self, seed: int, copies: StreamCopies) -> None:
         self.random = random.Random(seed)
         self.ranks = make_ranks(self.random)
-        self.kinds = list(self.ranks[0].device)
+        self.kinds = list(self.ranks[0].cache.pools.names)
+        self.sidecars = self.ranks[0].cache.config.sidecars
         self.write, self.last_read = copies.write, copies.read
         for rank in self.ranks:
             copies.pin([*rank.device.values(), *rank.host.values()])
@@ -34,6 +35,7 @@ class Traffic:
         self.op_ids: list[int] = []
         self.aborted_in: Counter[str] = Counter()  # phases of prefetches at their abort
         self.held: list[Request] = []
+        self.decoding: list[Request] = []
         self.retraction = Retraction(self)
         self.is_quiet = False  # publish and apply with nothing in between
 
@@ -42,7 +44,7 @@ class Traffic:
         for prompt in self.prompts:
             keys = keys_of_pages(prompt.tokens, prompt.namespace)
             for rank, fault in zip(self.ranks, self.faults, strict=True):
-                for pool in self.kinds:
+                for pool in rank.device:
                     rank.put(pool, [key for key in keys if fault.random() < 0.97])
 
     # -- requests ----------------------------------------------------------------------------
@@ -62,9 +64,28 @@ class Traffic:
             self._load_back(self.random.choice(self.held))
 
     def _load_back(self, request: Request) -> None:
-        if not request.matches[0].loading:
+        if request.matches[0].loading:
+            return
+        quota = self.random.choice([None, None, 4 * PAGE_SIZE])
+        needs = []
+        for rank, match in zip(self.ranks, request.matches, strict=True):
+            need = rank.cache.device_need(match, num_new_tokens=PAGE_SIZE)
+            needs.append((need, rank.cache.can_admit(need)))
+            is_more = quota is not None and match.num_host_tokens > quota
+            assert rank.cache.load_back(match, quota) is None or not is_more
+        assert all(need == needs[0] for need in needs)
+
+    def decode(self) -> None:
+        """A request gets a window past its prompt, and gives those locks back."""
+        idle = [request for request in self.held if not request.matches[0].loading]
+        if idle:
+            request = self.random.choice(idle)
+            self.held.remove(request)
+            self.decoding.append(request)
+            request.is_decoding = True
             for rank, match in zip(self.ranks, request.matches, strict=True):
-                rank.cache.load_back(match)
+                rank.cache.release_windows(match)
+                assert {i for ids in list(match.pages.values())[1:] for i in ids} <= {-1}
 
     def prefill(self) -> None:
         """A request computes a chunk of what it lacks; it may give up, or find L1 full."""
@@ -105,12 +126,18 @@ class Traffic:
             for name, ids in pages.items():
                 pages[name] = [-1] * (num_new - len(ids)) + ids
             filled = {name: [-1] * num_done + ids for name, ids in pages.items()}
-            rank.write_device(tokens, filled, request.prompt.namespace, self.write)
+            everything = self.with_sidecars(filled)
+            rank.write_device(tokens, everything, request.prompt.namespace, self.write)
         return new
 
+    def with_sidecars(self, pages: dict[str, list[int]]) -> dict[str, list[int]]:
+        """They have no ids of their own."""
+        return pages | {sidecar: pages[name] for sidecar, name in self.sidecars.items()}
+
     def release(self) -> None:
-        if self.held:
-            request = self.held.pop(self.random.randrange(len(self.held)))
+        those = self.random.choice([self.held, self.decoding] if self.decoding else [self.held])
+        if those:
+            request = those.pop(self.random.randrange(len(those)))
             self._check(request, self.last_read)
             for rank, match in zip(self.ranks, request.matches, strict=True):
                 rank.cache.release(match)
@@ -118,12 +145,13 @@ class Traffic:
     def _check(self, request: Request, read: Callable[..., None] = read_page) -> None:
         for rank, match in zip(self.ranks, request.matches, strict=True):
             num_pages = match.num_device_tokens // PAGE_SIZE
-            window = match.pages["swa"][-3:]
             assert {len(ids) for ids in match.pages.values()} == {num_pages}
-            assert -1 not in match.pages["full"] and -1 not in window
-            assert -1 not in match.pages.get("mamba", [])[-1:]
+            needed = {"full": num_pages, "swa": 3, "mamba": 1}
+            for name in ["full"] if request.is_decoding else self.kinds:
+                assert -1 not in match.pages[name][-needed[name] :], name
             tokens = request.prompt.tokens[: match.num_device_tokens]
-            check_device(rank, tokens, match.pages, request.prompt.namespace, read)
+            pages = self.with_sidecars(match.pages)
+            check_device(rank, tokens, pages, request.prompt.namespace, read)
             for name, ids in match.pages.items():
                 allocator = rank.device[name].allocator
                 assert {allocator.state(i) for i in ids if i >= 0} <= {PageState.ATTACHED}
@@ -169,7 +197,7 @@ class Traffic:
     def lose(self) -> None:
         """Each store loses pages of its own; a rank that lost one must not go its own way."""
         for rank, fault in zip(self.ranks, self.faults, strict=True):
-            for pool in self.kinds:
+            for pool in rank.device:
                 keys = list(rank.store.inner._pages[pool])
                 if keys and fault.random() < 0.3:
                     key = fault.choice(keys)
@@ -211,6 +239,7 @@ class Traffic:
             (self.look, 2),
             (self.load_back, 1),
             (self.release, 3),
+            (self.decode, 0.5),
             (self.prefetch, 3),
             (self.poll, 2),
             (self.abort, 2),
@@ -253,7 +282,7 @@ class Traffic:
         self.ranks.close()
 
     def _release_all(self) -> None:
-        while self.held:
+        while self.held or self.decoding:
             self.release()
         self.ranks.each(lambda r: r.wait_for_copies())
 

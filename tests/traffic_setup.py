@@ -30,6 +30,7 @@ class Request:
 
     prompt: Prompt
     matches: list[Match]
+    is_decoding: bool = False  # a window past its prompt, which it has released
 
 
 def make_ranks(random: Random) -> Ranks:
@@ -38,6 +39,8 @@ def make_ranks(random: Random) -> Ranks:
     if random.random() < 0.3:  # the vote must make up for it
         host_sizes = [random.choice([6, 10, 16, 40]) for _ in range(num_ranks)]
     has_mamba = random.random() < 0.3
+    layers = {**NUM_LAYERS, "mamba": 1} if has_mamba else dict(NUM_LAYERS)
+    sidecars = {"indexer": random.choice(list(layers))} if random.random() < 0.3 else {}
     return Ranks(
         num_ranks,
         make_io=ManualIo,
@@ -47,7 +50,8 @@ def make_ranks(random: Random) -> Ranks:
         num_slots=random.choice([1, 2, 64]),
         num_endpoint_lanes=random.choice([1, 3, 128]),
         has_mamba=has_mamba,
-        layers={**NUM_LAYERS, "mamba": 1} if has_mamba else NUM_LAYERS,
+        layers=layers | dict.fromkeys(sidecars, 2),
+        sidecars=sidecars,
         write_policy=random.choice(list(WritePolicy)),
         backup_batch_pages=random.choice([1, 3, 1024]),
         load_back_threshold_tokens=random.choice([0, 0, 2 * PAGE_SIZE]),

@@ -11,7 +11,7 @@ from hicache_ext.errors import CapacityError, LayoutError, TreeError
 from hicache_ext.flow.copies import Copies, LayerCopies
 from hicache_ext.plan import ascending_side
 from hicache_ext.plan_set import MAX_PARTS, PlanSet
-from hicache_ext.pool import PagePool, PageState
+from hicache_ext.pool import Access, PagePool, PageState
 from hicache_ext.ticket import Ticket, drain
 from hicache_ext.tier import Tier
 from hicache_ext.tree.pages import HOLE, checked_ids, is_whole
@@ -117,7 +117,13 @@ class PoolSet:
                 self.free(tier, held)
                 return None
             held[name] = ids
+            self._wait_for_sidecars(tier, name, ids)
         return held
+
+    def _wait_for_sidecars(self, tier: Tier, name: str, ids: Sequence[int]) -> None:
+        """alloc() waits for the copies of its own pool; a sidecar's page may be in another one."""
+        for sidecar in self.sidecars_of(name):
+            self._pools[tier][sidecar].wait_for_copies(ids, Access.WRITE)
 
     def fits(self, tier: Tier, need: Mapping[str, int]) -> bool:
         """Whether the pools could hold so many pages if they were empty."""
