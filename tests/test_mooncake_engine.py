@@ -168,7 +168,7 @@ def test_what_cannot_be_opened(engine: FakeEngine, monkeypatch) -> None:
     engine.setup_code = -600
     with pytest.raises(StorageError, match=r"no Mooncake cluster at m:1 .*code -600"):
         MooncakeClient("m:1")
-    for bad in ({"num_lanes": 1}, {"call_timeout_s": 0.0}):
+    for bad in ({"num_lanes": 1}, {"num_moves": 0}, {"call_timeout_s": 0.0}):
         with pytest.raises(StorageError, match="too small"):
             MooncakeClient("m:1", **bad)
     engine.setup_code = 0

@@ -101,6 +101,36 @@ def test_large_batches_on_two_lanes_do_not_wait_for_each_other(engine: FakeEngin
     client.close()
 
 
+def test_moves_take_turns(client: MooncakeClient, engine: FakeEngine) -> None:
+    client.call_timeout_s = 60.0
+    store = make_store(client)
+    put(store, range(2))
+    client.moves = threading.Semaphore(1)
+    engine.held[GET] = threading.Event()
+    found = []
+    other = threading.Thread(target=lambda: found.append(get(store, [0])))
+    other.start()
+    while not engine.calls[GET]:
+        time.sleep(0.001)
+    assert get(store, [1], Limit(0.1)) == [None]  # it holds no pages: no error
+    assert engine.calls[GET] == 1
+    assert store.exists("full", [key_of(1)]) == [True]  # which is no move
+    engine.held[GET].set()
+    other.join()
+    assert found == [[page_of(0)]]
+
+
+def test_what_came_before_the_turn_that_never_came_is_delivered(
+    client: MooncakeClient, engine: FakeEngine
+) -> None:
+    store, numbers = make_store(client), range(2 * CHUNK_PAGES)
+    put(store, numbers)
+    client.moves = threading.Semaphore(1)
+    client.moves.release = lambda: None
+    found = get(store, numbers, Limit(0.5))
+    assert found == [page_of(n) for n in numbers[:CHUNK_PAGES]] + [None] * CHUNK_PAGES
+
+
 def test_the_callers_limit_comes_first(client: MooncakeClient, engine: FakeEngine) -> None:
     client.call_timeout_s = 60.0
     store = make_store(client, breaker=CircuitBreaker(num_failures=3))

@@ -80,7 +80,8 @@ class MooncakeStore(RemoteStore):
         patience: Patience,
     ) -> None:
         batch = PageBatch(self._client, _names(pool, keys), keys, pages, results)
-        run = EngineRun(self._client, patience, batch.begin_read, batch.end_read)
+        moves = self._client.moves
+        run = EngineRun(self._client, patience, batch.begin_read, batch.end_read, moves)
         try:
             run.go(batch.chunks(batch.firsts, patience))
         finally:
@@ -107,7 +108,7 @@ class MooncakeStore(RemoteStore):
         for at, code in zip(batch.firsts, there, strict=True):
             results[at] = code == 1
         begin = partial(batch.begin_write, self._put_config)
-        run = EngineRun(self._client, patience, begin, batch.end_write)
+        run = EngineRun(self._client, patience, begin, batch.end_write, self._client.moves)
         try:
             run.go(batch.chunks(new, patience))
         finally:

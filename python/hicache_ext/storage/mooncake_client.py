@@ -10,8 +10,8 @@ from .mooncake_memory import EngineMemory, address_of
 from .ports import free_port
 
 # Of one call of the engine at most: large, since it uses its connections to the full only in the
-# middle of a call. It queues 1024 transfers to a node, of which a page has two, lets 1024 more wait
-# for a second, and loses the others: with one node, that is what 4 lanes come to.
+# middle of a call. It queues 1024 transfers to a node, of which a page has two, and loses those
+# that find no place within a second.
 CHUNK_PAGES = 256
 CHUNK_BYTES = 128 << 20
 TRAILER_BYTES = 16
@@ -34,16 +34,22 @@ class MooncakeClient:
         protocol: str = "tcp",
         devices: str = "",
         num_lanes: int = 8,
+        num_moves: int = 2,
         call_timeout_s: float = 2.0,
     ) -> None:
         """`master` is host:port of the cluster's master, `host` this machine's address as the
         storage nodes reach it; `devices` are the NICs of protocol "rdma", by commas. No call of the
         engine, of CHUNK_PAGES or CHUNK_BYTES at most, is waited for longer than `call_timeout_s`.
+        Of those that move pages `num_moves` run at a time: the engine polls while it waits, and
+        eight of them kept two processors from moving anything.
 
         StorageError if the engine is not installed or the master does not answer (after 5 s).
         """
-        if num_lanes < 2 or not call_timeout_s > 0:
-            raise StorageError(f"num_lanes={num_lanes}, call_timeout_s={call_timeout_s}: too small")
+        if num_lanes < 2 or num_moves < 1 or not call_timeout_s > 0:
+            raise StorageError(
+                f"num_lanes={num_lanes}, num_moves={num_moves}, call_timeout_s={call_timeout_s}: "
+                "too small"
+            )
         self.engine = load_engine().MooncakeDistributedStore()
         name = f"{host}:{free_port(host)}"
         code = self.engine.setup(name, "P2PHANDSHAKE", 0, _LOCAL_BYTES, protocol, devices, master)
@@ -53,6 +59,7 @@ class MooncakeClient:
         self.call_timeout_s = call_timeout_s
         self.memory = EngineMemory(self.engine)
         self.lanes = Lanes(num_lanes)
+        self.moves = threading.Semaphore(num_moves)
         self._trailers = memoryview(mmap.mmap(-1, num_lanes * _LANE_BYTES))
         self._trailer_address = address_of(self._trailers)
         self.memory.add(self._trailers)

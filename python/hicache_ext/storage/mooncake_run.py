@@ -1,5 +1,6 @@
 """The engine's calls of one call of a MooncakeStore: one after the other, each with a deadline."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
@@ -23,16 +24,23 @@ class EngineRun(Generic[C]):
     this thread, beside the call of the chunk before or after: that is when pages are checksummed.
 
     Not two calls at once: the engine polls while it waits, so a second call would cost more
-    processor time than it gains (measured: docs/mooncake.md).
+    processor time than it gains (measured: docs/mooncake.md). With `moves`, a place in it is taken
+    for each call that is waited for.
     """
 
     def __init__(
-        self, client: MooncakeClient, patience: Patience, begin: Begin[C], end: End[C]
+        self,
+        client: MooncakeClient,
+        patience: Patience,
+        begin: Begin[C],
+        end: End[C],
+        moves: threading.Semaphore | None = None,
     ) -> None:
         self._client = client
         self._patience = patience
         self._begin = begin
         self._end = end
+        self._moves = moves
         self._running: tuple[Lane, C, float] | None = None
         self._lost_s = 0.0  # in calls that a part of the cluster did not answer
 
@@ -54,9 +62,10 @@ class EngineRun(Generic[C]):
                 except BaseException:
                     lane.leave()
                     raise
-                lane.start(call)
-                self._running = (lane, chunk, time.monotonic())
-                self._hand_over(before)
+                try:
+                    self._start(lane, chunk, call)
+                finally:
+                    self._hand_over(before)
             self._hand_over(self._ended())
         except StoreTimeout:
             raise
@@ -77,13 +86,27 @@ class EngineRun(Generic[C]):
             self._hand_over(self._ended())
         return None
 
+    def _start(self, lane: Lane, chunk: C, call: Callable[[], list[int]]) -> None:
+        try:
+            while self._moves and not self._moves.acquire(timeout=SLICE_S):
+                self._patience.left_s()
+        except BaseException:
+            lane.leave()
+            raise
+        lane.start(call)
+        self._running = (lane, chunk, time.monotonic())
+
     def _ended(self) -> tuple[Lane, C, list[int]] | None:
         """The call that is running, when it has returned; None if there is none."""
         if self._running is None:
             return None
         lane, chunk, begun_s = self._running
-        self._wait(lane, begun_s)
-        self._running = None
+        try:
+            self._wait(lane, begun_s)
+        finally:  # a call that is given up does not keep others away
+            self._running = None
+            if self._moves:
+                self._moves.release()
         try:
             codes: list[int] = lane.result()
         except BaseException:
@@ -109,7 +132,6 @@ class EngineRun(Generic[C]):
         while not lane.wait(SLICE_S):
             is_late = time.monotonic() >= end_s
             if is_late or (self._patience.is_over and not lane.wait(GRACE_S)):
-                self._running = None
                 seconds = time.monotonic() - begun_s
                 message = f"Mooncake at {self._client.master}: no return after {seconds:.3f} s"
                 raise StoreTimeout(message, lane.leave().wait)
