@@ -144,7 +144,7 @@ def test_a_service_that_stops_and_goes_on() -> None:
             os.kill(server.process.pid, signal.SIGCONT)
         time.sleep(0.4)
         deadline = time.monotonic() + 20
-        while get(store, [1]) != [page_of(1)]:  # the requests given up go on for a while
+        while get(store, [1]) != [page_of(1)]:  # the service has a queue
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert buffer == b"\xa5" * PAGE_BYTES["full"]

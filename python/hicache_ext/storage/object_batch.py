@@ -16,6 +16,10 @@ class Batch:
     num_left: int  # data objects that are not done yet
     written: list[Entry] = field(default_factory=list)
 
+    @property
+    def index_name(self) -> str:
+        return f"{self.name}.pages"
+
 
 class Packed(NamedTuple):
     """A data object."""

@@ -1,8 +1,10 @@
 """Requests to an object store through obstore: several at a time, each call under its patience."""
 
-import functools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from datetime import timedelta
 from itertools import islice
 from typing import Any, TypeVar
@@ -10,6 +12,7 @@ from typing import Any, TypeVar
 from ..errors import StorageError
 from .remote_call import EngineError, Patience
 
+_NUM_NEXT = 4  # of a call that wait for their turn: the next one begins when nobody is woken yet
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -55,9 +58,8 @@ def open_s3(
 
 
 class Requests:
-    """At most `num_requests` at a time, of all calls together.
-
-    A request that its call gave up goes on until obstore's own timeout, and on bytes of its own.
+    """At most `num_requests` at a time, of all calls together, in an event loop on a thread of its
+    own. A request that its call gives up is cancelled.
     """
 
     def __init__(self, objects: Any, num_requests: int) -> None:
@@ -65,27 +67,45 @@ class Requests:
         self._objects = objects
         self._num_requests = num_requests
         self._obstore = _obstore("")
-        self._executor = ThreadPoolExecutor(num_requests, thread_name_prefix="hicache-objects")
+        self._slots = asyncio.Semaphore(num_requests)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="hicache-objects", daemon=True
+        )
+        self._thread.start()
 
     def close(self) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        """When no call is under way."""
+        asyncio.run_coroutine_threadsafe(self._give_up_all(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    def run(self, call: Callable[[], _Result], patience: Patience) -> _Result:
+    def run(self, request: Callable[[], Awaitable[_Result]], patience: Patience) -> _Result:
         """One request. CallOver, EngineError; Absent if it asks for what is not there."""
-        for _, future in self.map(lambda _: call(), [None], patience):
+        for _, future in self.map(lambda _: request(), [None], patience):
             return future.result()
         raise AssertionError("map() ends when all are done")
 
     def map(
-        self, call: Callable[[_Item], _Result], items: Iterable[_Item], patience: Patience
+        self,
+        request: Callable[[_Item], Awaitable[_Result]],
+        items: Iterable[_Item],
+        patience: Patience,
     ) -> Iterator[tuple[_Item, "Future[_Result]"]]:
         """As they end. Items are taken when there is room for them, so they may be large."""
         source = iter(items)
         waiting: dict[Future[_Result], _Item] = {}
+
+        async def in_turn(item: _Item) -> _Result:
+            async with self._slots:
+                return await request(item)
+
         try:
             while True:
-                for item in islice(source, self._num_requests - len(waiting)):
-                    waiting[self._executor.submit(call, item)] = item
+                for item in islice(source, self._num_requests + _NUM_NEXT - len(waiting)):
+                    future = asyncio.run_coroutine_threadsafe(in_turn(item), self._loop)
+                    waiting[future] = item
                 if not waiting:
                     return
                 done, _ = wait(waiting, patience.wait_s(), FIRST_COMPLETED)
@@ -95,42 +115,49 @@ class Requests:
             for future in waiting:
                 future.cancel()
 
-    def names(self, folder: str) -> list[str]:
+    async def names(self, folder: str) -> list[str]:
         """The names below it."""
-        chunks = self._call(lambda: list(self._obstore.list(self._objects, folder)))
+        with self._own_errors():
+            chunks = [chunk async for chunk in self._obstore.list(self._objects, folder)]
         return [meta["path"].removeprefix(folder + "/") for chunk in chunks for meta in chunk]
 
-    def put(self, path: str, data: bytes) -> None:
+    async def put(self, path: str, data: bytes) -> None:
         """In one request, so that it is there as a whole or not at all."""
-        self._call(lambda: self._obstore.put(self._objects, path, data, use_multipart=False))
+        with self._own_errors():
+            await self._obstore.put_async(self._objects, path, data, use_multipart=False)
 
-    def get(self, path: str) -> memoryview:
-        return memoryview(self._call(lambda: self._obstore.get(self._objects, path).bytes()))
+    async def get(self, path: str) -> memoryview:
+        with self._own_errors():
+            result = await self._obstore.get_async(self._objects, path)
+            return memoryview(await result.bytes_async())
 
-    def get_ranges(self, path: str, starts: list[int], num_bytes: int) -> list[memoryview]:
+    async def get_ranges(self, path: str, starts: list[int], num_bytes: int) -> list[memoryview]:
         """So many bytes from each start; adjacent ones are one request."""
-        lengths = [num_bytes] * len(starts)
-        parts = self._call(
-            lambda: self._obstore.get_ranges(self._objects, path, starts=starts, lengths=lengths)
-        )
-        return [memoryview(part) for part in parts]
+        ranges = {"starts": starts, "lengths": [num_bytes] * len(starts)}
+        with self._own_errors():
+            parts = await self._obstore.get_ranges_async(self._objects, path, **ranges)
+            return [memoryview(part) for part in parts]
 
-    def delete(self, paths: list[str]) -> None:
+    async def delete(self, paths: list[str]) -> None:
         """Those that are not there are as good as deleted."""
         for first in range(0, len(paths), 1000):
-            some = paths[first : first + 1000]
-            try:
-                self._call(functools.partial(self._obstore.delete, self._objects, some))
-            except Absent:
-                continue
+            with contextlib.suppress(Absent), self._own_errors():
+                await self._obstore.delete_async(self._objects, paths[first : first + 1000])
 
-    def _call(self, call: Callable[[], Any]) -> Any:
+    @contextlib.contextmanager
+    def _own_errors(self) -> Iterator[None]:
         try:
-            return call()
+            yield
         except FileNotFoundError as error:
             raise Absent(_short(error)) from error
         except self._obstore.exceptions.BaseError as error:
             raise EngineError(_short(error)) from error
+
+    async def _give_up_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _short(error: Exception) -> str:

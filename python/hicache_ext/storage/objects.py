@@ -12,7 +12,7 @@ from ..keys import page_checksum
 from .breaker import CircuitBreaker
 from .namespace import StoreNamespace
 from .object_batch import Batch, Packed, pack
-from .object_index import ObjectIndex, Place, is_index_name, new_batch
+from .object_index import Entry, ObjectIndex, Place, is_index_name, new_batch
 from .object_pool import PoolState, Want
 from .object_requests import Absent, Requests
 from .protocol import Capabilities
@@ -115,9 +115,7 @@ class ObjectStore(RemoteStore):
             found = state.find(keys)
         broken: set[Place] = set()
 
-        def fetch(want: Want) -> list[memoryview]:
-            return self._fetch(state, want)
-
+        fetch = functools.partial(self._fetch, state)
         for want, future in self._requests.map(fetch, state.wants(found), patience):
             try:
                 parts = future.result()
@@ -176,19 +174,19 @@ class ObjectStore(RemoteStore):
     def _release(self) -> None:
         self._requests.close()
 
-    def _fetch(self, state: PoolState, want: Want) -> list[memoryview]:
+    async def _fetch(self, state: PoolState, want: Want) -> list[memoryview]:
         """The pages of one data object, or what is in their place; a short one is no error."""
         path, size = state.data_path(want.data_object), state.page_bytes
         starts = [entry.place.slot * size for _, entry in want.pages]
         if self.has_ranges and not want.is_most:
             try:
-                return self._requests.get_ranges(path, starts, size)
+                return await self._requests.get_ranges(path, starts, size)
             except Absent:
                 raise
             except EngineError as error:  # be it that the object is too short
                 if NO_RANGES in str(error):
                     self.has_ranges = False
-        whole = self._requests.get(path)
+        whole = await self._requests.get(path)
         return [whole[start : start + size] for start in starts]
 
     def _store(
@@ -201,40 +199,54 @@ class ObjectStore(RemoteStore):
         """`stored` gets the keys that are there then. After a failure no more is sent, what was
         sent is published, and then it is raised.
         """
-        failure: BaseException | None = None
+        failures: list[EngineError] = []
         num_in_object = max(1, self._object_bytes // state.page_bytes)
         packed = pack(items, num_in_object, self._num_requests)
-        wanted = itertools.takewhile(lambda _: failure is None, packed)
+        wanted = itertools.takewhile(lambda _: not failures, packed)
 
-        def put(packed: Packed) -> None:
-            self._requests.put(state.data_path(packed.entries[0].place.data_object), packed.data)
-
-        unpublished: dict[str, Batch] = {}
-        for (batch, entries, _), future in self._requests.map(put, wanted, patience):
-            unpublished[batch.name] = batch
+        async def put(packed: Packed) -> list[Entry]:
+            """What is published by it: with the last object of a batch goes the index."""
+            batch, entries, data = packed
+            try:
+                if not failures:
+                    await self._requests.put(state.data_path(entries[0].place.data_object), data)
+                    batch.written += entries
+            except EngineError as error:
+                failures.append(error)
             batch.num_left -= 1
-            if (error := future.exception()) is None:
-                batch.written += entries
-            failure = error or failure
-            if not batch.num_left:
-                self._publish(state, unpublished.pop(batch.name), stored, patience)
-        for batch in unpublished.values():
-            self._publish(state, batch, stored, patience)
-        if failure:
-            raise failure
+            return [] if batch.num_left else await publish(batch)
 
-    def _publish(
-        self, state: PoolState, batch: Batch, stored: set[bytes], patience: Patience
+        async def publish(batch: Batch) -> list[Entry]:
+            index = state.format.pack_pages(batch.written)
+            try:
+                if batch.written:
+                    await self._requests.put(state.index_path(batch.index_name), index)
+            except EngineError as error:
+                failures.append(error)
+                return []
+            return batch.written
+
+        batches: dict[str, Batch] = {}
+        for (batch, _, _), future in self._requests.map(put, wanted, patience):
+            batches[batch.name] = batch
+            self._acknowledge(state, batch, future.result(), stored)
+        for batch in batches.values():
+            if batch.num_left:  # objects that were never sent
+                entries = self._requests.run(functools.partial(publish, batch), patience)
+                self._acknowledge(state, batch, entries, stored)
+        if failures:
+            raise failures[0]
+
+    def _acknowledge(
+        self, state: PoolState, batch: Batch, published: Sequence[Entry], stored: set[bytes]
     ) -> None:
-        if not batch.written:
+        if not published:
             return
-        name, data = f"{batch.name}.pages", state.format.pack_pages(batch.written)
-        self._requests.run(lambda: self._requests.put(state.index_path(name), data), patience)
         with state.lock:
-            state.index.add(name, batch.written)
-        stored |= {entry.key for entry in batch.written}
-        self._count("num_written_pages", len(batch.written))
-        self._count("written_bytes", len(batch.written) * state.page_bytes)
+            state.index.add(batch.index_name, published)
+        stored |= {entry.key for entry in published}
+        self._count("num_written_pages", len(published))
+        self._count("written_bytes", len(published) * state.page_bytes)
 
     def _bury(self, state: PoolState, places: Collection[Place], patience: Patience) -> None:
         """A tombstone first; then objects of which nothing is left are deleted."""
@@ -259,8 +271,8 @@ class ObjectStore(RemoteStore):
                 known = set(state.index.names)
             names = set(filter(is_index_name, self._list(f"{state.folder}/index", patience)))
 
-            def get(name: str) -> bytes:
-                return bytes(self._requests.get(state.index_path(name)))
+            async def get(name: str) -> bytes:
+                return bytes(await self._requests.get(state.index_path(name)))
 
             for name, future in self._requests.map(get, sorted(names - known), patience):
                 try:
