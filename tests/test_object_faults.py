@@ -110,6 +110,19 @@ def test_after_a_failure_no_more_is_sent_and_what_was_sent_counts(door, prefix) 
         assert get(store, range(40)) == [page_of(n) if expected[n] else None for n in range(40)]
 
 
+def test_a_limit_that_is_over_asks_nothing(door, prefix) -> None:
+    with closing(open_store(open_bucket(door.port), prefix)) as store:
+        put(store, range(2))
+        door.requests.clear()
+        keys, over = [key_of(n) for n in range(4)], Limit(0)
+        buffers = [bytearray(PAGE_BYTES["full"]) for _ in keys]
+        pages = [memoryview(b) for b in buffers]
+        assert store.exists("full", keys, over) == [False] * 4
+        assert store.read_into("full", keys, pages, over) == [False] * 4
+        assert store.write_from("full", keys, pages, over) == [False] * 4
+        assert door.requests == [] and store.stats()["num_late_calls"] == 3
+
+
 def test_clear_that_is_refused_says_so(door, prefix) -> None:
     with closing(open_store(open_bucket(door.port), prefix)) as store:
         put(store, [1])

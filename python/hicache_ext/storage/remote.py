@@ -214,6 +214,7 @@ class RemoteStore(ABC):
         patience = Patience(limit, self._timeout_s)
         verdict = Verdict.UNKNOWN
         try:
+            patience.left_s()  # CallOver where it is over before it begins
             work(patience)
             verdict = Verdict.GOOD
         except CallOver:
