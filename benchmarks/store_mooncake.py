@@ -22,7 +22,7 @@ from hicache_ext.storage.mooncake_nodes import MooncakeNodes
 from hicache_ext.storage.ports import free_port
 
 SHAPES = ((256 << 10, 4000), (1 << 20, 1000))
-QUICK_SHAPES = ((256 << 10, 200), (1 << 20, 50))
+QUICK_SHAPES = ((256 << 10, 64), (1 << 20, 16))
 BATCHES = (32, 128, 256)  # of plain calls; of 4000 pages at once the engine loses some (-800)
 NODE_BYTES = 2 << 30
 TARGET = 0.9
@@ -39,7 +39,7 @@ class Bench:
         for start in range(0, self.num_bytes, page_bytes):  # no two pages alike
             view[start : start + 8] = start.to_bytes(8, "little")
         self.pages = [view[i * page_bytes :][:page_bytes] for i in range(num_pages)]
-        self.client = MooncakeClient(master)
+        self.client = MooncakeClient(master, call_timeout_s=10.0)
         self.client.memory.add(view)
         space = StoreNamespace("m", "r", "float32", {"page_bytes": page_bytes}, 16, "0/1")
         self.store = MooncakeStore(self.client, {"full": space}, {"full": page_bytes})

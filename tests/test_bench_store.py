@@ -3,8 +3,9 @@
 import shutil
 
 import pytest
+from mooncake_tools import need_mooncake
 
-from benchmarks import bench_keys, bench_store, store_engine
+from benchmarks import bench_keys, bench_store, store_engine, store_mooncake
 from benchmarks.harness import Table
 
 
@@ -25,4 +26,12 @@ def test_store_engine_runs() -> None:
     table = Table("engine")
     store_engine.add_rows(table, quick=True)
     assert [row.target for row in table.rows] == 2 * [0.9, None, None]
+    assert all(row.figure > 0 and row.yardstick > 0 for row in table.rows)
+
+
+def test_store_mooncake_runs() -> None:
+    need_mooncake()
+    table = Table("Mooncake")
+    store_mooncake.add_rows(table, quick=True)
+    assert [row.target for row in table.rows] == [0.9] * 4
     assert all(row.figure > 0 and row.yardstick > 0 for row in table.rows)
