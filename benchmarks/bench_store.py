@@ -1,4 +1,4 @@
-"""LocalStore: a batch of pages as the demo's model has them, against the same bytes in plain files.
+"""SegmentStore: a batch of pages as the demo's model has them, against the same bytes in files.
 
 Yardsticks: `dd` of one file with all the bytes, and what one file per page costs, by a plain
 open-read-close loop without any verification. Cold: fdatasync, then posix_fadvise(DONTNEED).
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import Bound, Row, Sample, Table, interleaved, parse_args, timed
-from hicache_ext.storage import LocalStore, StoreNamespace
+from hicache_ext.storage import SegmentStore, StoreNamespace
 
 SHAPES = {"full": (256, 96 << 10), "swa": (32, 480 << 10)}
 QUICK_SHAPES = {"full": (16, 96 << 10), "swa": (2, 480 << 10)}
@@ -49,14 +49,14 @@ class Bench:
         self.files = sorted(p for p in (folder / "plain").rglob("*") if p.is_file())
         self.segments = sorted((folder / "store").rglob("*.pages"))
 
-    def open_store(self, name: str) -> LocalStore:
+    def open_store(self, name: str) -> SegmentStore:
         layout = {"num_layers": 1}
         namespaces = {
             pool: StoreNamespace("m", "r", "float32", layout, 16, "0/1") for pool in self.keys
         }
-        return LocalStore(self.folder / name, namespaces, self.page_bytes)
+        return SegmentStore(self.folder / name, namespaces, self.page_bytes)
 
-    def write_store(self, store: LocalStore) -> None:
+    def write_store(self, store: SegmentStore) -> None:
         for pool, keys in self.keys.items():
             assert all(store.write_from(pool, keys, self.pages[pool]))
 
@@ -125,7 +125,7 @@ def main(quick: bool) -> Table:
             num_rounds=num_rounds,
         )
         bench.store.close()
-    table = Table(f"LocalStore, {bench.num_bytes / 1e6:.1f} MB in {len(bench.files)} pages")
+    table = Table(f"SegmentStore, {bench.num_bytes / 1e6:.1f} MB in {len(bench.files)} pages")
     at_most = {"unit": "ms", "bound": Bound.AT_MOST}
 
     def add(name: str, sample: Sample, yardstick: Sample, target: float | None) -> None:

@@ -18,7 +18,7 @@ from hicache_ext.integrations.model_pools import (
 from hicache_ext.integrations.models import load_model, load_tokenizer, resolve_folder
 from hicache_ext.integrations.names import GEMMA
 from hicache_ext.integrations.runner import PagedRunner
-from hicache_ext.storage import LocalStore
+from hicache_ext.storage import SegmentStore
 from hicache_ext.tier import Tier
 
 PAGE_SIZE, CHUNK = 16, 512
@@ -50,7 +50,7 @@ def main() -> None:
     shape = CacheShape(pattern, PAGE_SIZE, pages)
     namespaces = shape.namespaces(model_name(source), model_revision(model), "replicated")
     args.store.mkdir(parents=True, exist_ok=True)
-    store = LocalStore(args.store, namespaces, shape.page_bytes())
+    store = SegmentStore(args.store, namespaces, shape.page_bytes())
     runner = PagedRunner(model, ModelCache.open(shape, store=store), CHUNK)
     with runner.pages:
         for question in args.question or ["What is a context manager?", "What is a generator?"]:

@@ -53,7 +53,7 @@ def make_cache(store_root: str) -> hx.HiCache:
         spec = hx.LayoutSpec.make("page_unified", num_pages=128, num_layers=num_layers, **shape)
         host[name] = hx.HostPool(spec, name=name)
     specs = {name: pool.spec for name, pool in host.items()}
-    store = hx.LocalStore.for_pools(
+    store = hx.SegmentStore.for_pools(
         store_root, specs, model="stand-in", revision="1", dtype="float32"
     )
     return hx.HiCache(hx.CacheConfig(PAGE_SIZE, WINDOW), device, host, store)

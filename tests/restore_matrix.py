@@ -36,8 +36,8 @@ from hicache_ext.integrations.models import load_model, load_tokenizer, small_co
 from hicache_ext.integrations.runner import PagedRunner, Reply
 from hicache_ext.integrations.tensor_parallel import shard_model, shard_pattern
 from hicache_ext.keys import page_keys
+from hicache_ext.storage import SegmentStore
 from hicache_ext.storage.faulty import FaultyStore
-from hicache_ext.storage.local import LocalStore
 from hicache_ext.tier import Tier
 from hicache_ext.tree.key import pack_tokens
 
@@ -125,7 +125,7 @@ class Matrix:
     def open(self, policy: PrefetchPolicy, timeout_s: float = PATIENCE_S) -> PagedRunner:
         namespaces = self.shape.namespaces("model", self.revision, self.shard)
         folder = self.folder / f"store{self.rank}"
-        store = FaultyStore(LocalStore(folder, namespaces, self.shape.page_bytes()))
+        store = FaultyStore(SegmentStore(folder, namespaces, self.shape.page_bytes()))
         pages = ModelCache.open(
             self.shape,
             store=store,

@@ -10,12 +10,12 @@ from net_servers import BUCKET, S3_KEY, S3_SECRET, shared_s3, shared_valkey
 from hicache_ext.storage import (
     FallbackStore,
     FaultyStore,
-    LocalStore,
     MemoryStore,
     MooncakeStore,
     ObjectStore,
     PageStore,
     RedisStore,
+    SegmentStore,
     StoreNamespace,
     open_s3,
 )
@@ -31,8 +31,8 @@ def make_memory(tmp_path) -> PageStore:
     return MemoryStore(PAGE_BYTES)
 
 
-def make_local(tmp_path) -> PageStore:
-    return LocalStore(tmp_path / "store", NAMESPACES, PAGE_BYTES)
+def make_segment(tmp_path) -> PageStore:
+    return SegmentStore(tmp_path / "store", NAMESPACES, PAGE_BYTES)
 
 
 def make_faultless(tmp_path) -> PageStore:
@@ -40,7 +40,7 @@ def make_faultless(tmp_path) -> PageStore:
 
 
 def make_fallback(tmp_path) -> PageStore:
-    return FallbackStore([MemoryStore(PAGE_BYTES), make_local(tmp_path)])
+    return FallbackStore([MemoryStore(PAGE_BYTES), make_segment(tmp_path)])
 
 
 def make_redis(tmp_path) -> PageStore:
@@ -70,7 +70,7 @@ def make_objects(tmp_path) -> PageStore:
 
 MAKERS = {
     "memory": make_memory,
-    "local": make_local,
+    "segment": make_segment,
     "faulty": make_faultless,
     "fallback": make_fallback,
     "redis": make_redis,

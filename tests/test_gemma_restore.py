@@ -30,7 +30,7 @@ from hicache_ext.integrations.model_pools import (
 from hicache_ext.integrations.models import load_model, load_tokenizer
 from hicache_ext.integrations.runner import PagedRunner
 from hicache_ext.integrations.transformers import PagedCache
-from hicache_ext.storage.local import LocalStore
+from hicache_ext.storage import SegmentStore
 from hicache_ext.tier import Tier
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -79,7 +79,7 @@ def gemma_shape(model) -> CacheShape:
 
 def gemma_runner(model, shape, folder) -> PagedRunner:
     namespaces = shape.namespaces("gemma3-270m", model_revision(model), "replicated")
-    store = LocalStore(folder / "store", namespaces, shape.page_bytes())
+    store = SegmentStore(folder / "store", namespaces, shape.page_bytes())
     return PagedRunner(model, ModelCache.open(shape, store=store), CHUNK)
 
 

@@ -12,10 +12,10 @@ from hicache_ext.errors import LayoutError, StorageError
 from hicache_ext.storage import (
     HeadShards,
     Limit,
-    LocalStore,
     MemoryStore,
     Piece,
     PieceStore,
+    SegmentStore,
     StoreNamespace,
     store_by_heads,
 )
@@ -44,7 +44,7 @@ def spec_of(layout: str, num_ranks: int, num_shards: int = 8) -> LayoutSpec:
 def open_rank(root: Path, layout: str, rank: int, num_ranks: int, **names: str) -> PieceStore:
     names = {"model": "llama", "revision": "r1", "dtype": "bfloat16", **names}
     shards = HeadShards.of_rank(rank, num_ranks, num_shards=8)
-    make = partial(LocalStore, root)
+    make = partial(SegmentStore, root)
     return store_by_heads(make, {"full": spec_of(layout, num_ranks)}, shards, **names)
 
 
@@ -139,7 +139,7 @@ def test_what_several_ranks_hold_is_written_once_and_read_by_all(tmp_path: Path)
     names = {"model": "llama", "revision": "r1", "dtype": "bfloat16"}
     stores = [
         store_by_heads(
-            partial(LocalStore, tmp_path),
+            partial(SegmentStore, tmp_path),
             {"full": spec},
             HeadShards.of_rank(rank, 8, num_kv_heads=2),
             **names,

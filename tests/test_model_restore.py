@@ -21,8 +21,8 @@ from hicache_ext.integrations.model_pools import (
 )
 from hicache_ext.integrations.models import small_config, small_model
 from hicache_ext.integrations.runner import PagedRunner
+from hicache_ext.storage import SegmentStore
 from hicache_ext.storage.faulty import FaultyStore
-from hicache_ext.storage.local import LocalStore
 from hicache_ext.storage.memory import MemoryStore
 from hicache_ext.tier import Tier
 
@@ -99,7 +99,7 @@ def test_l3_in_a_new_cache_equals_hot(model, shape, tokens, hot, kind, tmp_path)
         if kind == "memory":
             return shared_memory
         namespaces = shape.namespaces("small", model_revision(model), "replicated")
-        return LocalStore(tmp_path / "store", namespaces, shape.page_bytes())
+        return SegmentStore(tmp_path / "store", namespaces, shape.page_bytes())
 
     shared_memory = KeptOpen(MemoryStore(shape.page_bytes()))
     first = runner(model, shape, open_store())

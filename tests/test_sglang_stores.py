@@ -16,7 +16,7 @@ from resp_server import RespServer
 
 from hicache_ext.errors import StorageError, StoreTimeout
 from hicache_ext.integrations.sglang import lent, stores
-from hicache_ext.storage import LocalStore, MemoryStore
+from hicache_ext.storage import MemoryStore, SegmentStore
 
 PAGES, PLACES = [1, 5, 2, 9], [7, 0, 3, 4]
 KEYS = sg.page_hashes(len(PAGES))
@@ -105,7 +105,7 @@ def test_no_call_takes_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.Mo
         return [False] * len(keys)
 
     for name in ("exists", "read_into", "write_from"):
-        monkeypatch.setattr(LocalStore, name, late)
+        monkeypatch.setattr(SegmentStore, name, late)
     start_s = time.monotonic()
     assert backend.batch_exists(KEYS) == 0
     assert backend.batch_get_v1(KEYS, sg.slots_of(pool, PAGES)) == [False] * len(KEYS)

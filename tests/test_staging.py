@@ -17,7 +17,7 @@ from hicache_ext.host_buffer import HostBuffer, PinMode
 from hicache_ext.layout import LayoutSpec
 from hicache_ext.pool import HostPool
 from hicache_ext.staging import Slots, gather_slots, scatter_slots
-from hicache_ext.storage import LocalStore
+from hicache_ext.storage import SegmentStore
 from hicache_ext.ticket import Ticket
 
 # Bytes of an item: odd ones, packed rows of today's models; runs of the last are hashed on the way.
@@ -86,7 +86,7 @@ def test_more_than_the_caches_hold() -> None:
         np.testing.assert_array_equal(target.bytes, pool.bytes)
 
 
-def test_the_checksum_is_that_of_a_local_store(tmp_path) -> None:
+def test_the_checksum_is_that_of_a_segment_store(tmp_path) -> None:
     """What a gather hashed, a store would have hashed; and a store's objects are a pool's pages."""
     spec = LayoutSpec.make(
         "page_unified", num_pages=4, page_size=4, num_layers=2, num_heads=2, head_bytes=50
@@ -96,11 +96,13 @@ def test_the_checksum_is_that_of_a_local_store(tmp_path) -> None:
     slots = Slots(HostBuffer(8 * 4096), replace(spec, num_pages=1))
     keys = [bytes([i]) * 32 for i in range(3)]
     told = gather_slots(pool.buffer, [2, 0, 3], slots, keys=keys)
-    store = LocalStore.for_pools(tmp_path / "s", {"full": spec}, model="m", revision="r", dtype="b")
-    page_format = store._pools["full"].format
-    assert told == [page_format.checksum(key, slots.object_view(i)) for i, key in enumerate(keys)]
+    store = SegmentStore.for_pools(
+        tmp_path / "s", {"full": spec}, model="m", revision="r", dtype="b"
+    )
     views = [slots.object_view(i) for i in range(3)]
     assert store.write_from("full", keys, views) == [True] * 3
+    (index,) = tmp_path.glob("s/full-*/shard-*/index")
+    assert all(checksum in index.read_bytes() for checksum in told)
     other = Slots(HostBuffer(8 * 4096), spec)
     assert store.read_into("full", keys, [other.object_view(i) for i in range(3)]) == [True] * 3
     back = HostPool(spec, name="back")

@@ -34,6 +34,8 @@ from hicache_ext._C_host import slot_stride as slot_stride
 from hicache_ext._C_storage import IoEngine as IoEngine
 from hicache_ext._C_storage import IoOp as IoOp
 from hicache_ext._C_storage import IoPath as IoPath
+from hicache_ext._C_storage import PagePool as PagePool
+from hicache_ext._C_storage import PoolDurability as PoolDurability
 from hicache_ext._C_storage import probe_direct_io as probe_direct_io
 from hicache_ext._C_tree import TreeComponent as TreeComponent
 from hicache_ext._C_tree import TreeCore as TreeCore

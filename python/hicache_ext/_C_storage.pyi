@@ -36,3 +36,47 @@ class IoEngine:
     def report(self) -> dict[str, str]: ...
 
 def probe_direct_io(folder: str) -> tuple[bool, str]: ...  # why not
+
+# --- bind_page_pool.cpp
+class PoolDurability:
+    NONE: PoolDurability
+    BATCH: PoolDurability
+    PAGE: PoolDurability
+    __members__: dict[str, PoolDurability]
+
+class PagePool:
+    def __init__(
+        self,
+        engine: IoEngine,
+        *,
+        name: str,
+        dir_fd: int,
+        owner: bytes,
+        page_bytes: int,
+        durability: PoolDurability,
+        segment_bytes: int,
+        max_bytes: int,
+    ) -> None: ...
+    def find(self, keys: Sequence[bytes]) -> list[bool]: ...
+    def read(
+        self,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        *,
+        deadline_ns: int,
+        cancelled: bytearray | None,
+    ) -> list[bool]: ...
+    def write(
+        self,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
+        *,
+        deadline_ns: int,
+        cancelled: bytearray | None,
+    ) -> list[bool]: ...
+    def remove(self, keys: Sequence[bytes]) -> int: ...
+    def clear(self) -> int: ...  # an errno, 0: done
+    def stats(self) -> dict[str, int]: ...
+    @property
+    def failure(self) -> int: ...  # the errno that made it read-only
+    def close(self) -> None: ...

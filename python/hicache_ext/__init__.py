@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hicache_ext.namespace import Namespace
     from hicache_ext.pool import DevicePool, HostPool
     from hicache_ext.staging import Slots, gather_slots, scatter_slots
-    from hicache_ext.storage import LocalStore, MemoryStore
+    from hicache_ext.storage import MemoryStore, SegmentStore
     from hicache_ext.tier import Tier
     from hicache_ext.tree import KeyUnit, RadixTree
 
@@ -39,12 +39,12 @@ __all__ = [
     "KeyUnit",
     "LayoutSpec",
     "LocalGroup",
-    "LocalStore",
     "Match",
     "MemoryStore",
     "Namespace",
     "PagedBuffer",
     "RadixTree",
+    "SegmentStore",
     "ShmGroup",
     "Slots",
     "Tier",
@@ -79,7 +79,7 @@ _HOMES = {
     "namespace": ("Namespace",),
     "pool": ("DevicePool", "HostPool"),
     "staging": ("Slots", "gather_slots", "scatter_slots"),
-    "storage": ("LocalStore", "MemoryStore"),
+    "storage": ("SegmentStore", "MemoryStore"),
     "tier": ("Tier",),
     "tree": ("KeyUnit", "RadixTree"),
 }

@@ -106,7 +106,7 @@ def gather_slots(
 
     Page ids: as of copy_pages, in host memory; a negative one is a hole and leaves its slot alone.
     keys: the 32-byte key of each page. Returns their checksums, None for a hole and without keys:
-    xxh3_128 of the object, seeded with checksum_seed(key), as a LocalStore has it.
+    xxh3_128 of the object, seeded with checksum_seed(key), as a SegmentStore has it.
     num_threads: by default every CPU that the process may use; a slot is one thread's.
 
     Comes after the copies under way that are in its way, as copy_pages does, and returns when all

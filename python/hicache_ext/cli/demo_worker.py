@@ -26,7 +26,7 @@ from hicache_ext.integrations.model_pools import (
 )
 from hicache_ext.integrations.models import load_model, load_tokenizer
 from hicache_ext.integrations.runner import PagedRunner, Reply
-from hicache_ext.storage.local import LocalStore
+from hicache_ext.storage import SegmentStore
 from hicache_ext.tier import Tier
 
 NUM_TURNS = 5  # of restore and dd; the medians count
@@ -66,10 +66,10 @@ def shape_of(model: Any, plan: DemoPlan, num_tokens: int, windows: int) -> Cache
 
 def open_store(
     plan: DemoPlan, shape: CacheShape, revision: str, folder: str, shard: str = "replicated"
-) -> LocalStore:
+) -> SegmentStore:
     """The local store of one rank; opened by every process that shares it."""
     namespaces = shape.namespaces(model_name(plan.source), revision, shard)
-    return LocalStore(Path(plan.store) / folder, namespaces, shape.page_bytes())
+    return SegmentStore(Path(plan.store) / folder, namespaces, shape.page_bytes())
 
 
 def row(name: str, reply: Reply, reference: torch.Tensor | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from .fallback import FallbackStore
 from .faulty import Answer, Faults, FaultyStore
 from .head_shards import HeadShards, store_by_heads
 from .limit import Limit
-from .local import LocalStore
 from .memory import MemoryStore
 from .mooncake import MooncakeStore
 from .mooncake_client import MooncakeClient
@@ -16,7 +15,7 @@ from .pieces import Piece, PieceStore
 from .protocol import Capabilities, PageStore
 from .redis import RedisStore
 from .redis_links import RedisServer
-from .segment import Durability
+from .segment_store import Durability, SegmentStore
 
 __all__ = [
     "Answer",
@@ -27,7 +26,6 @@ __all__ = [
     "FaultyStore",
     "HeadShards",
     "Limit",
-    "LocalStore",
     "MemoryStore",
     "MooncakeClient",
     "MooncakeStore",
@@ -37,6 +35,7 @@ __all__ = [
     "PieceStore",
     "RedisServer",
     "RedisStore",
+    "SegmentStore",
     "StoreNamespace",
     "open_s3",
     "restorable_endpoints",

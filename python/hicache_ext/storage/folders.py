@@ -1,8 +1,8 @@
-"""The folders of a LocalStore: opened only if they are ours, left untouched if they are not.
+"""The folders of a SegmentStore: opened only if they are ours, left untouched if they are not.
 
 ROOT/STORE.json                             what this folder is; its format version
 ROOT/<pool>-<digest>/MANIFEST.json          whose pages
-ROOT/<pool>-<digest>/<segment>.{index,pages}    segment.py
+ROOT/<pool>-<digest>/shard-<id>/     csrc/include/hicache/storage/page_pool.h
 """
 
 import contextlib
@@ -14,9 +14,9 @@ import stat
 from pathlib import Path
 
 from ..errors import StorageError
-from .index import FORMAT_VERSION
 from .namespace import StoreNamespace
 
+FORMAT_VERSION = 3
 _FORMAT = {"format": "hicache_ext page store", "version": FORMAT_VERSION}
 _STORE_FILE = "STORE.json"
 _MANIFEST_FILE = "MANIFEST.json"

@@ -127,7 +127,7 @@ def store_by_heads(
     that hold the same heads one stores them: of the others a write is True and stores nothing.
 
         shards = HeadShards.of_rank(1, 2, num_shards=8)
-        store_by_heads(partial(LocalStore, root), {"full": spec}, shards, model="llama", ...)
+        store_by_heads(partial(SegmentStore, root), {"full": spec}, shards, model="llama", ...)
 
     make: the inner store, from {pool: namespace} and {pool: bytes of a page}; it is owned here.
     model, revision: of the weights; dtype: of the numbers in the pages.

@@ -15,10 +15,19 @@ class Limit:
         """`timeout_s` counts from now; None is for ever, 0 or less is over at once."""
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._cancelled = threading.Event()
+        self.cancel_flag = bytearray(
+            1
+        )  # [0] = 1 when cancelled, for code that does not speak Python
 
     def cancel(self) -> None:
         """From any thread; the calls that hold this limit end as if their time had run out."""
+        self.cancel_flag[0] = 1
         self._cancelled.set()
+
+    @property
+    def deadline_ns(self) -> int:
+        """Of the monotonic clock; 0 for a limit without a deadline."""
+        return 0 if self._deadline_s is None else max(1, int(self._deadline_s * 1e9))
 
     @property
     def is_over(self) -> bool:

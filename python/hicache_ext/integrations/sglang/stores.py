@@ -14,12 +14,12 @@ from hicache_ext.errors import StorageError
 from hicache_ext.storage import (
     Durability,
     FallbackStore,
-    LocalStore,
     MooncakeClient,
     MooncakeStore,
     ObjectStore,
     PageStore,
     RedisStore,
+    SegmentStore,
     StoreNamespace,
     open_s3,
 )
@@ -39,9 +39,15 @@ def holds_buffers(setting: Mapping[str, Any]) -> bool:
 
 
 def _local(
-    namespaces: Namespaces, sizes: Sizes, *, root: str, durability: str = "none"
+    namespaces: Namespaces,
+    sizes: Sizes,
+    *,
+    root: str,
+    durability: str = "none",
+    max_bytes: int | None = None,
 ) -> PageStore:
-    return LocalStore(root, namespaces, sizes, durability=Durability(durability))
+    mode = Durability(durability)
+    return SegmentStore(root, namespaces, sizes, durability=mode, max_bytes=max_bytes)
 
 
 def _redis(namespaces: Namespaces, sizes: Sizes, *, server: str, num_links: int = 4) -> PageStore:

@@ -1,8 +1,5 @@
-"""LocalStores that share a folder: what one writes, removes and clears, the others see."""
+"""SegmentStores that share a folder: what one writes, removes and clears, the others see."""
 
-import errno
-import fcntl
-import os
 import shutil
 from pathlib import Path
 
@@ -20,11 +17,19 @@ from store_tools import (
     page_of,
     put,
     slot_of,
+    start,
 )
-from test_local_store_crash import NUM_KEYS, WRITE_FOR_EVER, start
 
-from hicache_ext.errors import StorageError
-from hicache_ext.storage import segment
+NUM_KEYS = 200
+WRITE_FOR_EVER = """
+rng = random.Random({seed})
+while True:
+    numbers = rng.sample(range({num_keys}), 8)
+    if rng.random() < 0.4:
+        store.remove("full", [key_of(i) for i in numbers])
+    else:
+        assert all(put(store, numbers))
+"""
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def test_two_processes_write_while_we_read(root: Path) -> None:
         child.kill()
         child.communicate()
     assert num_hits > 0 and store.stats()["num_corrupt_pages"] == 0
-    assert len(files(root, "index")) == 2, "two writers in one segment"
+    assert len(files(root, "index")) == 2, "two writers in one shard"
 
 
 def test_a_reader_follows_a_live_writer_page_by_page(root: Path) -> None:
@@ -69,7 +74,7 @@ def test_exists_sees_what_another_store_wrote_and_removed(root: Path) -> None:
 
 
 def test_a_removal_by_another_store_is_kept_whatever_index_is_read_first(root: Path) -> None:
-    for _ in range(6):  # segments have random names: both orders
+    for _ in range(6):  # shards have random names: both orders
         one, two = open_store(root), open_store(root)
         put(one, [1, 2])
         put(two, [3])
@@ -80,6 +85,8 @@ def test_a_removal_by_another_store_is_kept_whatever_index_is_read_first(root: P
         put(one, [1])
         assert get(open_store(root), 1) == page_of(1)
         one.clear()
+        one.close()
+        two.close()
 
 
 def double(root: Path, tmp_path: Path, numbers) -> None:
@@ -89,8 +96,8 @@ def double(root: Path, tmp_path: Path, numbers) -> None:
         put(store, numbers)
         store.close()
     (folder,) = root.glob("full-*")
-    for path in files(tmp_path / "twin", "pages") + files(tmp_path / "twin", "index"):
-        shutil.copy(path, folder)
+    shard = only(tmp_path / "twin", "index").parent
+    shutil.copytree(shard, folder / shard.name)
 
 
 def test_two_writers_of_the_same_pages(root: Path, tmp_path) -> None:
@@ -114,86 +121,19 @@ def test_a_second_copy_stands_in_for_a_damaged_one(root: Path, tmp_path) -> None
     assert store.exists("full", [key_of(1)]) == [False]
 
 
-def test_slots_are_read_again_after_a_clear(root: Path) -> None:
+def test_slots_are_used_again_after_a_clear(root: Path) -> None:
     writer, reader = open_store(root), open_store(root)
     put(writer, [1, 2, 3])
     assert get(reader, 1) == page_of(1)
     reader.clear()
-    assert not files(root, "pages") and not files(root, "index")
     assert get_all(reader, [1, 2]) == [None, None] == get_all(writer, [1, 2])
     assert reader.exists("full", [key_of(3)]) == [False] == writer.exists("full", [key_of(3)])
-    assert put(writer, [3, 4]) == [True, True]  # in the slots of 1 and 2, of another segment
+    assert put(writer, [3, 4]) == [True, True]
     assert get_all(reader, [1, 2, 3, 4]) == [None, None, page_of(3), page_of(4)]
-    assert get_all(open_store(root), [3, 4]) == [page_of(3), page_of(4)], "into a cleared file"
-    assert all(s.stats()["num_corrupt_pages"] == 0 for s in (writer, reader))
-    assert all(s.stats()["num_read_errors"] == 0 for s in (writer, reader))
-
-
-def test_a_clear_between_look_up_and_read_is_a_plain_miss(root: Path, monkeypatch) -> None:
-    store, other = open_store(root), open_store(root)
-    put(store, [1, 2])
-    real = segment.open_pages
-
-    def cleared_first(dir_fd, number):
-        other.clear()
-        return real(dir_fd, number)
-
-    monkeypatch.setattr("hicache_ext.storage.batch_read.open_pages", cleared_first)
-    assert get_all(store, [1, 2]) == [None, None]
-    monkeypatch.undo()
-    assert store.stats()["num_read_errors"] == store.stats()["num_corrupt_pages"] == 0
-    assert not files(root, "index"), "tombstones for pages that are gone"
-    assert put(store, [1]) == [True] and get(store, 1) == page_of(1)
-
-
-def test_a_clear_that_fails_half_way_has_cleared(root: Path, monkeypatch) -> None:
-    """The index goes first: what is left is collected at the next open."""
-    store, real, names = open_store(root), os.unlink, []
-
-    def only_one(name, **kwargs):
-        names.append(name)
-        if len(names) > 1:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(name, **kwargs)
-
-    put(store, [1])
-    monkeypatch.setattr(os, "unlink", only_one)
-    with pytest.raises(StorageError, match=f"store {root}: clear: .*Input/output error"):
-        store.clear()
-    monkeypatch.undo()
-    for other in (store, open_store(root)):
-        assert other.exists("full", [key_of(1)]) == [False]
-    assert not files(root, "index") and not files(root, "pages")
-
-
-def test_a_segment_whose_writer_appended_until_a_moment_ago(root: Path, monkeypatch) -> None:
-    """Adopted behind what it holds by now, not by when it was looked at."""
-    other, store, real = open_store(root), open_store(root), segment.adopt_segment
-    put(other, [1])
-
-    def appended_first(*args):
-        put(other, [2])
-        other.close()
-        return real(*args)
-
-    monkeypatch.setattr("hicache_ext.storage.local_pool.adopt_segment", appended_first)
-    assert put(store, [3]) == [True]
-    assert len(files(root, "index")) == 1
-    assert get_all(open_store(root), [1, 2, 3]) == [page_of(i) for i in (1, 2, 3)]
-
-
-def test_a_new_segment_that_is_collected_before_it_is_locked(root: Path, monkeypatch) -> None:
-    """Another store took the empty file for a dead writer's: a new one is begun."""
-    store, real = open_store(root), fcntl.flock
-
-    def collected_first(fd, how):
-        monkeypatch.undo()
-        only(root, "index").unlink()
-        real(fd, how)
-
-    monkeypatch.setattr(fcntl, "flock", collected_first)
-    assert put(store, [1]) == [True]
-    assert get(open_store(root), 1) == page_of(1)
+    assert get_all(open_store(root), [1, 3, 4]) == [None, page_of(3), page_of(4)]
+    for store in (writer, reader):
+        assert store.stats()["num_corrupt_pages"] == store.stats()["num_read_errors"] == 0
+    assert sum(path.stat().st_size for path in files(root, "pages")) == 1 << 20
 
 
 def test_a_write_does_not_believe_its_memory(root: Path) -> None:
@@ -204,28 +144,67 @@ def test_a_write_does_not_believe_its_memory(root: Path) -> None:
     assert get(one, 1) == page_of(1)
 
 
-def test_segments_roll_over_and_the_last_is_gone_on_with(root: Path, monkeypatch) -> None:
-    monkeypatch.setattr(segment, "SEGMENT_BYTES", 3 * SLOT_BYTES + 1)
-    store = open_store(root)
+def test_segments_roll_over_and_the_last_is_gone_on_with(root: Path) -> None:
+    options = {"segment_bytes": 3 * SLOT_BYTES + 1, "max_bytes": 9 * SLOT_BYTES}
+    store = open_store(root, **options)
     assert put(store, range(7)) == [True] * 7
-    assert sorted(p.stat().st_size // SLOT_BYTES for p in files(root, "pages")) == [1, 3, 3]
+    assert [path.stat().st_size // SLOT_BYTES for path in files(root, "pages")] == [3, 3, 3]
     store.close()
+    store = open_store(root, **options)
+    assert put(store, range(5, 9)) == [True] * 4
+    assert [path.stat().st_size // SLOT_BYTES for path in files(root, "pages")] == [3, 3, 3]
+    assert get_all(store, range(8, -1, -1)) == [page_of(i) for i in range(8, -1, -1)]
+
+
+def test_over_the_quota_the_oldest_go_and_a_chain_from_its_end(root: Path) -> None:
+    store = open_store(root, max_bytes=8 * SLOT_BYTES + 5)
+    put(store, range(4))
+    put(store, range(10, 14))
+    assert get_all(store, range(4)) == [page_of(i) for i in range(4)]  # used: now the younger
+    assert put(store, [20, 21, 22]) == [True] * 3
+    found = [page is not None for page in get_all(store, [10, 11, 12, 13, 0, 1, 2, 3])]
+    assert found == [True] + [False] * 3 + [True] * 4
+    stats = store.stats()
+    assert stats["num_evicted_pages"] == 3 and stats["segment_bytes"] == 8 * SLOT_BYTES
+    assert sum(path.stat().st_size for path in files(root, "pages")) == 8 * SLOT_BYTES
+
+
+def test_a_batch_above_the_quota_keeps_its_first_pages(root: Path) -> None:
+    store = open_store(root, max_bytes=4 * SLOT_BYTES)
+    put(store, [0, 1])
+    assert put(store, range(6)) == [True] * 4 + [False] * 2, "a parent went for its child"
+    assert store.stats()["num_refused_pages"] == 2
+    assert get_all(store, range(6)) == [page_of(i) for i in range(4)] + [None] * 2
+
+
+def test_a_smaller_quota_gives_room_back_at_the_next_write(root: Path) -> None:
     store = open_store(root)
-    assert put(store, range(5, 10)) == [True] * 5
-    assert sorted(p.stat().st_size // SLOT_BYTES for p in files(root, "pages")) == [1, 3, 3, 3]
-    assert get_all(store, range(9, -1, -1)) == [page_of(i) for i in range(9, -1, -1)]
-    store.clear()
-    assert put(store, [1]) == [True] and get(open_store(root), 1) == page_of(1)
+    put(store, range(20))
+    store.close()
+    store = open_store(root, max_bytes=5 * SLOT_BYTES)
+    assert put(store, [30]) == [True]
+    assert sum(path.stat().st_size for path in files(root, "pages")) == 5 * SLOT_BYTES
+    numbers = [*range(20), 30]
+    found = get_all(open_store(root), numbers)
+    assert all(page in (None, page_of(i)) for page, i in zip(found, numbers, strict=True))
+    assert sum(page is not None for page in found) == 5
 
 
-def test_a_segment_smaller_than_a_page(root: Path, monkeypatch) -> None:
-    monkeypatch.setattr(segment, "SEGMENT_BYTES", 1)
-    store = open_store(root)
-    assert put(store, range(3)) == [True] * 3 and len(files(root, "pages")) == 3
-    assert get_all(store, range(3)) == [page_of(i) for i in range(3)]
+def test_a_reader_that_is_behind_takes_no_recycled_slot_for_its_page(root: Path) -> None:
+    writer, reader = open_store(root, max_bytes=2 * SLOT_BYTES), open_store(root)
+    put(writer, [0])
+    put(writer, [1])
+    assert get_all(reader, [0, 1]) == [page_of(0), page_of(1)]
+    for i in range(2, 40):
+        put(writer, [i])
+        assert get_all(reader, range(i + 1)) == [
+            page_of(j) if j > i - 2 else None for j in range(i + 1)
+        ]
+    stats = reader.stats()
+    assert stats["num_corrupt_pages"] == stats["num_read_errors"] == 0
 
 
-def test_a_store_that_only_reads_leaves_the_segment_to_others(root: Path) -> None:
+def test_a_store_that_only_reads_leaves_the_shard_to_others(root: Path) -> None:
     writer = open_store(root)
     put(writer, [1])
     writer.close()

@@ -1,11 +1,10 @@
-"""LocalStore against a dict: two stores here, a third in a process of its own, random damage.
+"""SegmentStore against a dict: two stores here, a third in a process of its own, random damage.
 
 A failing seed is printed; HICACHE_FUZZ_SEED=n replays it alone.
 """
 
 import os
 import random
-import secrets
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,16 @@ from store_tools import (
     open_store,
     page_of,
     put,
+    start,
 )
-from test_local_store_crash import start
 
-from hicache_ext.storage import Durability, segment
+from hicache_ext.storage import Durability
 
 NUM_KEYS = 30
+SEGMENT_BYTES = 16 * SLOT_BYTES
 
 SERVE = """
-from hicache_ext.storage import segment
-from test_local_store_fuzz import perform
-segment.SEGMENT_BYTES = {segment_bytes}
+from test_segment_store_fuzz import perform
 while line := sys.stdin.readline():
     verb, *numbers = line.split()
     print(perform(store, verb, [int(i) for i in numbers]), flush=True)
@@ -54,8 +52,8 @@ class Stores:
 
     def __init__(self, root: Path, rng: random.Random) -> None:
         self._root, self._rng = root, rng
-        self._here = [open_store(root), open_store(root)]
-        self._there = start(root, SERVE.format(segment_bytes=segment.SEGMENT_BYTES))
+        self._here = [open_store(root, segment_bytes=SEGMENT_BYTES), open_store(root)]
+        self._there = start(root, SERVE)
 
     def ask(self, verb: str, numbers=()) -> str:
         """Any of them."""
@@ -73,7 +71,7 @@ class Stores:
     def kill_and_restart(self) -> None:
         self._there.kill()
         self._there.communicate()
-        self._there = start(self._root, SERVE.format(segment_bytes=segment.SEGMENT_BYTES))
+        self._there = start(self._root, SERVE)
 
     def close(self) -> None:
         self._there.kill()
@@ -87,9 +85,9 @@ def spoil(root: Path, number: int, rng: random.Random) -> None:
     """Flip one bit of the page wherever it lies, dropped copies included."""
     for path in files(root, "pages"):
         content = path.read_bytes()
-        for slot in range(len(content) // SLOT_BYTES):
-            if content[slot * SLOT_BYTES :][:PAGE_BYTES] == page_of(number):
-                flip(path, slot * SLOT_BYTES + rng.randrange(PAGE_BYTES), rng.randrange(8))
+        wanted, at = page_of(number), -1
+        while (at := content.find(wanted, at + 1)) >= 0:
+            flip(path, at + rng.randrange(PAGE_BYTES), rng.randrange(8))
 
 
 def fuzz(root: Path, seed: int, num_ops: int) -> None:
@@ -135,13 +133,6 @@ def run_seeds(root: Path, seeds, num_ops: int) -> None:
         except BaseException:
             print(f"\nHICACHE_FUZZ_SEED={seed} replays this")
             raise
-
-
-@pytest.fixture(autouse=True)
-def small_segments(monkeypatch) -> None:
-    """With names that a seed repeats."""
-    monkeypatch.setattr(segment, "SEGMENT_BYTES", 16 * SLOT_BYTES)
-    monkeypatch.setattr(secrets, "randbits", random.Random(0).getrandbits)
 
 
 def test_fuzz_against_a_dict(tmp_path) -> None:

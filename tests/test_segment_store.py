@@ -1,6 +1,8 @@
-"""LocalStore: what is on disk, and what a damaged page or index becomes."""
+"""SegmentStore: what is on disk, and what a damaged page or index becomes."""
 
-import secrets
+import hashlib
+import os
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +23,10 @@ from store_tools import (
     overwrite,
     page_of,
     put,
-    record_of,
     slot_of,
 )
 
-from hicache_ext.storage import LocalStore
-from hicache_ext.storage.index import Kind, PageFormat, Place, Record
+from hicache_ext.storage import SegmentStore
 
 
 @pytest.fixture
@@ -49,45 +49,43 @@ def test_files_are_private_and_a_batch_lies_in_adjacent_slots(root: Path) -> Non
     put(store, [3, 1, 2])
     put(store, [1, 5])
     pages, index = only(root, "pages"), only(root, "index")
-    for folder in (root, pages.parent):
+    for folder in (root, pages.parent.parent, pages.parent):
         assert folder.stat().st_mode & 0o777 == 0o700, folder
-    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (pages, index))
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in pages.parent.iterdir())
     content = b"".join(page_of(i) + bytes(SLOT_BYTES - PAGE_BYTES) for i in (3, 1, 2, 5))
-    assert pages.read_bytes() == content
+    assert pages.read_bytes()[: 4 * SLOT_BYTES] == content
+    assert pages.stat().st_size == 1 << 20, "room is taken ahead"
     assert index.stat().st_size == HEADER_BYTES + 4 * RECORD_BYTES
-    names = {path.name for path in pages.parent.iterdir()}
-    assert names == {"MANIFEST.json", pages.name, index.name}
+    assert {path.name for path in pages.parent.iterdir()} == {"lock", "index", "00000000.pages"}
 
 
-def test_known_answer_pins_the_format(root: Path, monkeypatch) -> None:
-    monkeypatch.setattr(secrets, "randbits", lambda bits: 0x1122334455667788)
-    store = LocalStore(root, {"full": BASE}, {"full": 16})
+def test_known_answer_pins_the_format(root: Path) -> None:
+    """The bytes of an index, from a shard, an age and a page; only these two numbers are random."""
+    from xxhash import xxh3_128_digest
+
+    store = SegmentStore(root, {"full": BASE}, {"full": 16})
     key = bytes(range(32))
     store.write_from("full", [key], [memoryview(bytes(16))])
     assert store.remove("full", [key]) == 1
     index = only(root, "index")
-    assert (index.parent.name, index.name) == (KNOWN_FOLDER, "1122334455667788.index")
-    assert index.read_bytes().hex() == KNOWN_HEADER + KNOWN_PAGE + KNOWN_TOMBSTONE
-    assert only(root, "pages").read_bytes() == bytes(4096)
-
-
-KNOWN_FOLDER = "full-9043b3f7b143aa42ce2c3d53"
-# magic, version, record bytes, page bytes, segment, namespace
-KNOWN_HEADER = (
-    "484943494e444558" "02000000" "48000000" "1000000000000000" "8877665544332211"
-    "84ef611340222b00d98677ae192187112f7150e2a706134667ac7473534cdddc"
-)  # fmt: skip
-# kind, slot, segment, key, checksum of the page, checksum of the record
-KNOWN_PAGE = (
-    "01000000" "00000000" "8877665544332211"
-    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
-    "96dfbbad3673e19316bf228c65ba1a1a" "94fa01115a581aa3"
-)  # fmt: skip
-KNOWN_TOMBSTONE = (
-    "02000000" "00000000" "8877665544332211"
-    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
-    "00000000000000000000000000000000" "dc53471dde1fcea2"
-)  # fmt: skip
+    assert index.parent.parent.name == "full-9043b3f7b143aa42ce2c3d53"
+    shard = int(index.parent.name.removeprefix("shard-"), 16)
+    content = index.read_bytes()
+    owner = hashlib.sha256(f"full/{BASE.digest()}".encode()).digest()
+    header = struct.pack("<8sIIQQQQ32s", b"HICSHARD", 3, 80, 16, 256 << 20, shard, 1, owner)
+    header += xxh3_128_digest(header)[:-9:-1]  # its low half, little endian
+    assert content[:HEADER_BYTES] == header
+    seed = int.from_bytes(header[-8:], "little")
+    page, tombstone = content[HEADER_BYTES : HEADER_BYTES + 80], content[HEADER_BYTES + 80 :]
+    checksum = bytes.fromhex("96dfbbad3673e19316bf228c65ba1a1a")
+    for position, (record, kind, told) in enumerate(
+        ((page, 1, checksum), (tombstone, 2, bytes(16)))
+    ):
+        assert record[:16] == struct.pack("<IIQ", kind, 0, shard)
+        assert record[16:24] == page[16:24], "another generation"
+        assert record[24:72] == key + told
+        assert record[72:] == xxh3_128_digest(record[:72], seed=seed + position)[:-9:-1]
+    assert only(root, "pages").read_bytes()[:4096] == bytes(4096)
 
 
 CHANGES = [
@@ -119,10 +117,9 @@ def damage(root: Path, how: str, i: int) -> None:
     """Of the last page in its file."""
     path, offset = slot_of(root, i)
     if how == "truncated":
-        content = path.read_bytes()[: offset + PAGE_BYTES - 1]
-        path.write_bytes(content)
+        os.truncate(path, offset + PAGE_BYTES - 1)
     elif how == "missing":
-        path.write_bytes(path.read_bytes()[:offset])
+        os.truncate(path, offset)
     elif how == "zeros":
         overwrite(path, offset, bytes(PAGE_BYTES))
     elif how == "another's":
@@ -144,7 +141,8 @@ def test_a_damaged_page_is_a_counted_miss_and_is_dropped(root: Path, how: str, o
     keys = [key_of(i) for i in range(3)]
     views = [memoryview(b) for b in buffers]
     assert store.read_into("full", keys, views) == [True, True, False]
-    assert store.stats()["num_corrupt_pages"] == 1
+    stats = store.stats()
+    assert stats["num_corrupt_pages"] + stats["num_read_errors"] == 1
     assert store.exists("full", keys) == [True, True, False]
     assert open_store(root).exists("full", keys) == [True, True, False], "not dropped on disk"
     assert put(store, [2]) == [True] and get(store, 2) == page_of(2)
@@ -154,7 +152,9 @@ def test_a_damaged_page_is_a_counted_miss_and_is_dropped(root: Path, how: str, o
 def test_all_pages_of_a_lost_file_are_dropped(root: Path) -> None:
     store = open_store(root)
     put(store, range(3))
+    store.close()
     only(root, "pages").unlink()
+    store = open_store(root)
     assert get_all(store, range(3)) == [None] * 3
     assert store.exists("full", [key_of(i) for i in range(3)]) == [False] * 3
     store.close()
@@ -164,25 +164,29 @@ def test_all_pages_of_a_lost_file_are_dropped(root: Path) -> None:
 
 
 def test_every_flipped_bit_of_an_index_is_found(root: Path) -> None:
-    """A flipped header loses the segment, a flipped record its page; a new write goes elsewhere."""
+    """A flipped header loses the shard, a flipped record its page; the next writer heals it."""
     store = open_store(root)
     put(store, [1, 2])
     store.close()
-    path, offset = record_of(root, 2)
-    bits = [(byte, bit) for byte in range(offset + RECORD_BYTES) for bit in range(8)]
-    for byte, bit in bits[:: 1 + HEADER_BYTES // 32]:
+    path, second = only(root, "index"), HEADER_BYTES + RECORD_BYTES
+    content = path.read_bytes()
+    bits = [(byte, bit) for byte in range(len(content)) for bit in range(8)]
+    for byte, bit in bits[::5]:
         flip(path, byte, bit)
         store = open_store(root)
         found = [page is not None for page in get_all(store, [1, 2])]
-        in_first = HEADER_BYTES <= byte < offset
-        assert found == ([False, False] if byte < HEADER_BYTES else [not in_first, in_first])
+        # The last of a batch is told first.
+        in_first = HEADER_BYTES <= byte < second
+        assert found == ([False, False] if byte < HEADER_BYTES else [in_first, not in_first])
         assert store.stats()["num_corrupt_pages"] == 1, f"{byte=} {bit=}"
         store.close()
-        flip(path, byte, bit)
-    flip(path, offset, 0)
+        path.write_bytes(content)
+    flip(path, second, 0)
     store = open_store(root)
-    assert put(store, [2, 3]) == [True, True] and len(files(root, "index")) == 2
-    assert get_all(open_store(root), [1, 2, 3]) == [page_of(i) for i in (1, 2, 3)]
+    assert put(store, [1, 3]) == [True, True] and len(files(root, "index")) == 1
+    store = open_store(root)
+    assert get_all(store, [1, 2, 3]) == [page_of(i) for i in (1, 2, 3)]
+    assert store.stats()["num_corrupt_pages"] == 0
 
 
 def test_two_swapped_pages_are_two_misses(root: Path) -> None:
@@ -196,29 +200,34 @@ def test_two_swapped_pages_are_two_misses(root: Path) -> None:
 
 def test_a_page_is_worth_nothing_under_another_key(root: Path) -> None:
     """A record that is whole, but tells another key's checksum and slot."""
+    from xxhash import xxh3_128_digest
+
     store = open_store(root)
     put(store, [2])
     index = only(root, "index")
-    segment = int(index.stem, 16)
-    page_format = PageFormat("full", BASE.digest(), PAGE_BYTES)
-    checksum = page_format.checksum(key_of(2), memoryview(page_of(2)))
-    forged = [Record(Kind.PAGE, Place(segment, 0), key_of(1), checksum)]
+    header, record = index.read_bytes()[:HEADER_BYTES], bytearray(index.read_bytes()[HEADER_BYTES:])
+    record[16] ^= 1  # another generation
+    record[24:56] = key_of(1)
+    seed = int.from_bytes(header[-8:], "little") + 1
+    record[72:] = xxh3_128_digest(bytes(record[:72]), seed=seed)[:-9:-1]
+    store.close()
     with index.open("ab") as file:
-        file.write(page_format.pack(segment, forged))
+        file.write(record)
+    store = open_store(root)
     assert store.exists("full", [key_of(1)]) == [True]
     assert get(store, 1) is None, "the checksum is not seeded by the key"
-    assert get(store, 2) == page_of(2)
 
 
-def test_the_index_of_another_segment_or_namespace_is_refused(root: Path) -> None:
+def test_the_index_of_another_shard_or_namespace_is_refused(root: Path) -> None:
     store, other = open_store(root), open_store(root, replace(BASE, shard="1/2"))
     put(store, [1])
     put(other, [1])
     mine, theirs = files(root, "index")
-    for source, target in ((theirs, mine), (mine, mine.with_name(f"{'0' * 16}.index"))):
+    elsewhere = mine.parent.with_name(f"shard-{'0' * 16}")
+    elsewhere.mkdir()
+    for source, target in ((theirs, mine), (mine, elsewhere / "index")):
         kept = target.read_bytes() if target.exists() else None
         target.write_bytes(source.read_bytes())
-        target.with_suffix(".pages").touch()
         both = open_store(root), open_store(root, replace(BASE, shard="1/2"))
         assert sum(s.stats()["num_corrupt_pages"] for s in both) == 1
         target.unlink() if kept is None else target.write_bytes(kept)
@@ -249,11 +258,11 @@ def test_something_else_in_a_file_s_place_is_a_miss(
 def test_for_pools_tells_layouts_apart(root: Path) -> None:
     from hicache_ext.layout import LayoutSpec
 
-    def store_of(**change) -> LocalStore:
+    def store_of(**change) -> SegmentStore:
         extents = {"num_pages": 8, "page_size": 4, "num_layers": 2, "num_heads": 1, "head_bytes": 8}
         spec = LayoutSpec.make("page_unified", **extents | change)
         names = {"model": "m", "revision": "r", "dtype": "float32"}
-        return LocalStore.for_pools(root, {"full": spec}, **names)
+        return SegmentStore.for_pools(root, {"full": spec}, **names)
 
     store, page = store_of(), memoryview(bytearray(range(128)))
     assert store.write_from("full", [key_of(1)], [page]) == [True]

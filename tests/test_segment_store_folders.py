@@ -1,4 +1,4 @@
-"""LocalStore at open: folders that are not ours, or not writable, are refused and left alone."""
+"""SegmentStore at open: folders that are not ours, or not writable, are refused and left alone."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from store_tools import BASE, PAGE_BYTES, open_store, put
 
 from hicache_ext.errors import StorageError
-from hicache_ext.storage import LocalStore
+from hicache_ext.storage import SegmentStore
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def test_a_store_that_others_may_write(root: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"format": "hicache_ext page store", "version": 1}', "version is 1, expected 2"),
-        ('{"format": "hicache_ext page store", "version": 3}', "version is 3, expected 2"),
-        ('{"format": "other", "version": 2}', "format is 'other'"),
+        ('{"format": "hicache_ext page store", "version": 2}', "version is 2, expected 3"),
+        ('{"format": "hicache_ext page store", "version": 4}', "version is 4, expected 3"),
+        ('{"format": "other", "version": 3}', "format is 'other'"),
         ('["a list"]', r"another format: found \['a list'\]"),
         ("{", "not readable as JSON"),
         ("", "not readable as JSON"),
@@ -121,17 +121,25 @@ def test_a_namespace_folder_without_manifest(root: Path) -> None:
 
 def test_bad_arguments(root: Path) -> None:
     with pytest.raises(StorageError, match=r"pools \['full'\] but namespaces for \['swa'\]"):
-        LocalStore(root, {"swa": BASE}, {"full": 8})
+        SegmentStore(root, {"swa": BASE}, {"full": 8})
     with pytest.raises(StorageError, match="page_bytes=0"):
-        LocalStore(root, {"full": BASE}, {"full": 0})
+        SegmentStore(root, {"full": BASE}, {"full": 0})
     with pytest.raises(StorageError, match=r"pool name '\.\./x'"):
-        LocalStore(root, {"../x": BASE}, {"../x": 8})
+        SegmentStore(root, {"../x": BASE}, {"../x": 8})
 
 
-def test_without_xxhash_it_names_the_extra(root: Path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "xxhash", None)
-    with pytest.raises(StorageError, match=r"pip install 'hicache_ext\[storage\]'"):
-        open_store(root)
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_bytes": 8191}, "max_bytes=8191, below one page"),
+        ({"max_bytes": {"full": 8191}}, "takes 8192 bytes, more than the quota of max_bytes=8191"),
+        ({"max_bytes": {"swa": 1 << 20}}, r"pools \['full'\] but quotas for \['swa'\]"),
+        ({"segment_bytes": 8191}, "takes 8192 bytes, more than a segment of segment_bytes=8191"),
+    ],
+)
+def test_sizes_that_do_not_hold_a_page(root: Path, options: dict, reason: str) -> None:
+    with pytest.raises(StorageError, match=reason):
+        open_store(root, **options)
 
 
 AS_NOBODY = """

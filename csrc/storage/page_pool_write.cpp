@@ -1,0 +1,219 @@
+// A write: slots are found and what they held is told dead; then the bytes; then, when they are as
+// durable as asked for, the records. Only the first and the last step exclude each other.
+#include <algorithm>
+#include <cerrno>
+#include <unordered_map>
+
+#include "hicache/storage/page_pool.h"
+
+namespace hicache::storage {
+namespace {
+
+struct KeyHash {
+  size_t operator()(const PageKey& key) const { return hash_of(key); }
+};
+
+}  // namespace
+
+struct PagePool::Batch {
+  std::span<const PageKey> keys;
+  std::byte* const* pages;
+  const IoLimit& limit;
+  bool* is_stored;
+
+  struct Item {
+    size_t position;
+    Checksum checksum{};
+    bool is_told = false;
+  };
+  std::vector<Item> items{};       // pages that are not there yet
+  std::vector<PageMove> moves{};   // of the items
+  std::vector<size_t> first_of{};  // by position: the first one with this key
+  std::vector<PageId> chain{};     // by position: pinned while they are there
+  std::shared_ptr<Segments> segments{};
+};
+
+void PagePool::write(std::span<const PageKey> keys, std::byte* const* pages, const IoLimit& limit,
+                     bool* is_stored) {
+  const size_t step = config_.durability == Durability::kPage ? 1 : keys.size();
+  for (size_t begin = 0; begin < keys.size(); begin += step) {
+    Batch batch{keys.subspan(begin, step), pages + begin, limit, is_stored + begin};
+    write_batch(batch);
+  }
+  if (step == keys.size()) return;
+  const std::lock_guard table(table_mutex_);
+  std::vector<PageId> chain;
+  for (const PageKey& key : keys) chain.push_back(table_.find(key));
+  touch_chain(chain);
+}
+
+void PagePool::write_batch(Batch& batch) {
+  prepare(batch);
+  io_.move(IoOp::kWrite, batch.moves, batch.limit, [&](size_t index, const std::byte* bytes) {
+    Batch::Item& item = batch.items[index];
+    item.checksum = checksum_of(batch.keys[item.position], bytes, config_.format.page_bytes);
+    return true;
+  });
+  if (const int error = sync_segments(batch); error != 0) {
+    fail(error);
+    for (PageMove& move : batch.moves) move.error = error;
+  }
+  publish(batch);
+}
+
+void PagePool::prepare(Batch& batch) {
+  const std::lock_guard append(append_mutex_);
+  if (failure_ == 0)
+    if (const int error = acquire(); error < 0) fail(-error);
+  size_t num_new;
+  {
+    const std::lock_guard table(table_mutex_);
+    follow();
+    classify(batch);
+    num_new = batch.items.size();
+  }
+  if (failure_ == 0 && writer_ && num_new > 0)
+    make_room(static_cast<uint32_t>(std::min<size_t>(num_new, max_slots_)));
+  const std::lock_guard table(table_mutex_);
+  std::vector<uint32_t> slots;
+  const bool is_writable = failure_ == 0 && writer_;
+  if (is_writable)
+    slots = slots_.take(static_cast<uint32_t>(std::min<size_t>(num_new, max_slots_)));
+  if (own_ != nullptr) batch.segments = own_->segments;
+  for (size_t i = 0; i < slots.size(); ++i)
+    batch.moves.push_back({batch.segments.get(), slots[i], batch.pages[batch.items[i].position]});
+  (is_writable ? stats_.num_refused_pages : stats_.num_write_errors) += num_new - slots.size();
+  batch.items.resize(slots.size());
+}
+
+// What is there stays there until the end of the batch: it is not evicted for the rest of its
+// chain.
+void PagePool::classify(Batch& batch) {
+  std::unordered_map<PageKey, size_t, KeyHash> firsts;
+  const size_t num_keys = batch.keys.size();
+  batch.first_of.resize(num_keys);
+  batch.chain.assign(num_keys, kNoPage);
+  for (size_t i = 0; i < num_keys; ++i) {
+    batch.is_stored[i] = false;
+    const auto [first, is_first] = firsts.try_emplace(batch.keys[i], i);
+    batch.first_of[i] = first->second;
+    if (!is_first) continue;
+    const PageId id = table_.find(batch.keys[i]);
+    if (id == kNoPage) {
+      batch.items.push_back({i});
+      continue;
+    }
+    ++table_[id].num_pins;
+    batch.chain[i] = id;
+    batch.is_stored[i] = true;
+  }
+}
+
+// Free slots, as many as that if it can be: room on the disk first, then that of the oldest pages.
+void PagePool::make_room(uint32_t wanted) {
+  uint32_t num_free;
+  std::shared_ptr<Segments> segments;
+  {
+    const std::lock_guard table(table_mutex_);
+    num_free = slots_.num_free();
+    segments = own_->segments;
+  }
+  if (num_free < wanted) {
+    int error = 0;
+    const bool is_durable = config_.durability != Durability::kNone;
+    const uint32_t num_slots = segments->grow(wanted - num_free, max_slots_, is_durable, &error);
+    if (error < 0) fail(-error);
+    const std::lock_guard table(table_mutex_);
+    if (num_slots > slots_.num_slots()) slots_.grow_to(num_slots);
+    num_free = slots_.num_free();
+    PageId id = failure_ == 0 ? table_.oldest() : kNoPage;
+    for (PageId newer; id != kNoPage && num_free < wanted; id = newer) {
+      newer = table_[id].newer;
+      if (table_[id].num_pins > 0) continue;
+      bury(id);
+      ++stats_.num_evicted_pages;
+      ++num_free;
+    }
+  }
+  flush();
+}
+
+int PagePool::sync_segments(const Batch& batch) {
+  if (config_.durability == Durability::kNone) return 0;
+  std::vector<int> synced;
+  for (const PageMove& move : batch.moves) {
+    Segments::Place place;
+    if (move.error != 0 || move.segments->find(move.slot, &place) != 0) continue;
+    if (std::find(synced.begin(), synced.end(), place.file) != synced.end()) continue;
+    if (const int error = engine_.sync(place.file); error != 0) return error;
+    synced.push_back(place.file);
+  }
+  return 0;
+}
+
+void PagePool::publish(Batch& batch) {
+  const std::lock_guard append(append_mutex_);
+  std::vector<Record> records;
+  std::vector<size_t>
+      told;  // items, the last of the chain first: so they are ranked at the next open
+  {
+    const std::lock_guard table(table_mutex_);
+    for (size_t i = batch.items.size(); i-- > 0;) {
+      const PageMove& move = batch.moves[i];
+      const PageKey& key = batch.keys[batch.items[i].position];
+      const bool is_twin = table_.find(key) != kNoPage;  // another thread was faster
+      batch.is_stored[batch.items[i].position] = is_twin;
+      if (move.error != 0) {
+        stats_.num_write_errors += move.error != ECANCELED;
+        fail(move.error);
+      }
+      if (move.error != 0 || is_twin) continue;
+      records.push_back(make_record(RecordKind::kPage, own_->name, move.slot, ++last_generation_,
+                                    key, batch.items[i].checksum));
+      told.push_back(i);
+    }
+  }
+  int error = 0;
+  const size_t num_told = records.empty() ? 0 : writer_->append(records, &error);
+  bool is_durable = true;
+  if (num_told > 0 && config_.durability != Durability::kNone) {
+    const int synced = writer_->sync();
+    is_durable = synced == 0;
+    if (!is_durable) fail(-synced);
+  }
+  if (error < 0) fail(-error);
+  {
+    const std::lock_guard table(table_mutex_);
+    stats_.num_write_errors += records.size() - (is_durable ? num_told : 0);
+    for (size_t j = 0; j < num_told; ++j) {
+      const Record& record = records[j];
+      Batch::Item& item = batch.items[told[j]];
+      const PageId id =
+          table_.insert(record.key, own_->number, record.slot, record.generation, record.checksum);
+      table_.touch(id);
+      ++table_[id].num_pins;
+      batch.chain[item.position] = id;
+      item.is_told = true;
+      batch.is_stored[item.position] = is_durable;
+      stats_.num_written_pages += is_durable;
+      if (!is_durable) bury(id);  // others may have seen its record
+    }
+  }
+  finish(batch);
+}
+
+void PagePool::finish(Batch& batch) {
+  {
+    const std::lock_guard table(table_mutex_);
+    for (size_t i = 0; i < batch.items.size(); ++i)
+      if (!batch.items[i].is_told) slots_.give(batch.moves[i].slot);
+    touch_chain(batch.chain);
+    for (const PageId id : batch.chain)
+      if (id != kNoPage) unpin(id);
+  }
+  for (size_t i = 0; i < batch.keys.size(); ++i)
+    batch.is_stored[i] = batch.is_stored[batch.first_of[i]];
+  compact_if_long(false);
+}
+
+}  // namespace hicache::storage
