@@ -75,13 +75,13 @@ def one_rank_short(rank: Rank) -> list[Record]:
     gate = Gate(rank.store)
     gate.open.set()
     if rank.rank == 1:
-        gate.read_into = lambda pool, ks, pages: (
+        gate.read_into = lambda pool, ks, pages, *limit: (
             [  # type: ignore[method-assign]
                 ok and key != keys[4]
-                for ok, key in zip(rank.store.read_into(pool, ks, pages), ks, strict=True)
+                for ok, key in zip(rank.store.read_into(pool, ks, pages, *limit), ks, strict=True)
             ]
             if pool == "swa"
-            else rank.store.read_into(pool, ks, pages)
+            else rank.store.read_into(pool, ks, pages, *limit)
         )
     rank.cache._ctx.store = gate
     return run(rank, tokens)

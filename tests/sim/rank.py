@@ -43,6 +43,8 @@ class SimRank:
             page_size=PAGE_SIZE,
             window_tokens=schedule.window_tokens,
             prefetch=schedule.prefetch,
+            write_policy=schedule.write_policy,
+            write_back_watermark=0.5,
             num_slots=schedule.num_slots,
             num_endpoint_lanes=schedule.num_endpoint_lanes,
             tick_depth=schedule.tick_depth,

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from enum import Enum
 
+from hicache_ext.flow.backup_line import WritePolicy
 from hicache_ext.flow.prefetch_rules import PrefetchPolicy, PrefetchRules, ShortWindow
 
 from .memory import PAGE_SIZE
@@ -49,6 +50,7 @@ class Schedule:
     num_host_pages: tuple[int, ...]  # per rank: the vote must make up for it
     window_tokens: int | None
     prefetch: PrefetchRules
+    write_policy: WritePolicy
     tick_ms: tuple[int, ...]  # per rank: some are slow
     io_ms: int
     net_ms: int
@@ -87,6 +89,7 @@ def make_schedule(seed: int) -> Schedule:
         num_host_pages=tuple(host),
         window_tokens=rng.choice([1, 3, 3, 5, None]),
         prefetch=make_rules(seed, rng.choice([0, 0, 4]), rng.choice(list(ShortWindow))),
+        write_policy=random.Random(f"write policy {seed}").choice(list(WritePolicy)),
         tick_ms=tuple(rng.choice([5, 10, 10, 40]) for _ in range(num_ranks)),
         io_ms=rng.choice([0, 2, 10, 40]),
         net_ms=rng.choice([0, 1, 15]),
