@@ -1,5 +1,8 @@
 """NcclGroup on an emulated GPU: its start, graphs, errors. Its ticks: test_group_conformance.py."""
 
+import gc
+import time
+
 import numpy as np
 import pytest
 from nccl_world import SCHEMA, World, in_threads
@@ -105,9 +108,14 @@ def test_ranks_that_differ_do_not_start(world):
 
 
 def test_rank_that_does_not_come_is_an_error_within_the_deadline(world):
-    comm = world.nccl.lend(2)[0]
+    comm, place = world.nccl.lend(2)[0], world.place()
+    world.cuda.take_calls()
     with pytest.raises(AgreementError, match=r"its start: .* late after 0\.3 s"):
-        NcclGroup(SCHEMA, comm, deadline_s=0.3, **world.place())
+        NcclGroup(SCHEMA, comm, deadline_s=0.3, **place)
+    gc.collect()
+    kinds = [call.split()[0] for call in world.cuda.take_calls()]
+    assert "destroy" in kinds  # its event; but its memory is left to the collective
+    assert not {"free_device", "free_pinned"} & set(kinds)
 
 
 @pytest.mark.parametrize(("slow", "chosen"), [("all_reduce", 1), ("all_gather", 0)])
@@ -218,6 +226,8 @@ def test_memory_of_a_graph_that_may_run_is_not_freed(world):
     group = NcclGroup(SCHEMA, world.nccl.lend()[0], **place)
     launch = captured(world, group, place["stream"], Records(world.cuda))
     group.replay(lambda: None)  # on a stream that the group does not know, and not done
+    while world.cuda.num_pending:  # the group's own stream is idle
+        time.sleep(0.001)
     world.cuda.take_calls()
     group.close()
     assert not any(call.startswith("free") for call in world.cuda.take_calls())

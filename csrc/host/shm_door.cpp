@@ -1,6 +1,7 @@
 // Who may enter the segment of a group, and how its name comes and goes; see shm_segment.h.
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,7 +10,9 @@
 #include <cstring>
 #include <ctime>
 #include <memory>
+#include <mutex>
 #include <new>
+#include <set>
 #include <string>
 
 #include "hicache/check.h"
@@ -44,6 +47,43 @@ bool has_living_maker(int fd) {
   return ::fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
+// The files that ranks 0 hold locked. A child of a fork must not have them: the lock would stay
+// when the rank is killed, for as long as the child lives. A fork waits while one is opened or
+// closed.
+class MakerFiles {
+ public:
+  MakerFiles() {
+    ::pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
+                     [] { instance().drop_in_child(); });
+  }
+  // Never destroyed: a fork may come at any time.
+  static MakerFiles& instance() {
+    static auto* const files = new MakerFiles;
+    return *files;
+  }
+  int open(const std::string& path) {
+    std::lock_guard lock(mutex_);
+    const int fd = ::shm_open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0) fds_.insert(fd);
+    return fd;
+  }
+  // In a child that is closed already, and the number may be of another file.
+  void close(int fd) {
+    std::lock_guard lock(mutex_);
+    if (fds_.erase(fd) > 0) ::close(fd);
+  }
+
+ private:
+  void drop_in_child() {
+    for (const int fd : fds_) ::close(fd);
+    fds_.clear();
+    mutex_.unlock();
+  }
+
+  std::mutex mutex_;
+  std::set<int> fds_;
+};
+
 bool is_still_named(int fd, const std::string& path) {
   struct stat mine, named;
   const std::string file = kFolder + path;
@@ -60,7 +100,6 @@ class FileCloser {
   FileCloser(const FileCloser&) = delete;
   FileCloser& operator=(const FileCloser&) = delete;
   int fd() const { return fd_; }
-  void release() { fd_ = -1; }
 
  private:
   int fd_;
@@ -101,25 +140,26 @@ ShmSegment::~ShmSegment() {
 bool ShmSegment::try_enter() { return rank_ == 0 ? create() : open_existing(); }
 
 bool ShmSegment::create() {
-  const int fd = ::shm_open(path_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+  const int fd = MakerFiles::instance().open(path_);
   if (fd < 0 && errno == EEXIST) {
     why_absent_ = "there is a stale segment, which is being removed";
     remove_stale();
     return false;
   }
   HICACHE_CHECK(kAgreement, fd >= 0, "shm_open(", path_, "): ", std::strerror(errno));
-  FileCloser closer(fd);
-  // Before it is locked, another rank 0 may take the new file for a stale one.
-  if (!try_lock(fd, LockRange::kMaker) || !is_still_named(fd, path_)) return false;
-  closer.release();
   fd_ = fd;
+  // Before it is locked, another rank 0 may take the new file for a stale one.
+  if (!try_lock(fd, LockRange::kMaker) || !is_still_named(fd, path_)) return close_file(), false;
   const bool marked = ::pwrite(fd, &kMaking, sizeof kMaking, 0) == sizeof kMaking;
   // Allocated now: a full /dev/shm is an error here and would be a SIGBUS later.
   int failed = marked ? EINTR : errno;
   while (failed == EINTR) failed = ::posix_fallocate(fd, 0, num_bytes());
   HICACHE_CHECK(kCapacity, failed == 0, "shared memory ", path_, " of ", num_bytes(),
                 " bytes: ", std::strerror(failed));
-  map();
+  // By a file of its own, since a mapping keeps its file, and so the lock, also in a child.
+  const FileCloser unlocked(::shm_open(path_.c_str(), O_RDWR | O_CLOEXEC, 0));
+  HICACHE_CHECK(kAgreement, unlocked.fd() >= 0, "shm_open(", path_, "): ", std::strerror(errno));
+  map(unlocked.fd());
   new (header_) ShmHeader{kMaking, kVersion, ::geteuid(), shape_, -1, {}};
   for (int i = 0; i < shape_.size; ++i) new (&lines_[i]) ShmRankLine{};
   claim_line();
@@ -162,14 +202,10 @@ bool ShmSegment::open_existing() {
   try {
     entered = open_door();
   } catch (...) {
-    ::close(fd_);
-    fd_ = -1;
+    close_file();
     throw;
   }
-  if (!entered) {
-    ::close(fd_);
-    fd_ = -1;
-  }
+  if (!entered) close_file();
   return entered;
 }
 
@@ -200,7 +236,7 @@ bool ShmSegment::open_door() {
   }
   ::munmap(page, sizeof(ShmHeader));
   if (!complete) return false;
-  map();
+  map(fd_);
   claim_line();
   return true;
 }
@@ -228,9 +264,17 @@ bool ShmSegment::check_header(const ShmHeader& header) const {
 
 void ShmSegment::close_door() {
   if (rank_ == 0 && is_still_named(fd_, path_)) ::shm_unlink(path_.c_str());
-  ::close(fd_);
-  fd_ = -1;
+  close_file();
   is_door_closed_ = true;
+}
+
+void ShmSegment::close_file() {
+  if (rank_ == 0) {
+    MakerFiles::instance().close(fd_);
+  } else if (fd_ >= 0) {
+    ::close(fd_);
+  }
+  fd_ = -1;
 }
 
 bool ShmSegment::is_forked() const { return ::getpid() != pid_; }
@@ -241,8 +285,7 @@ void ShmSegment::give_up() {
   is_door_closed_ = true;
   const bool is_mine = fd_ >= 0 && rank_ == 0 && !is_forked();
   if (is_mine && is_still_named(fd_, path_)) ::shm_unlink(path_.c_str());
-  if (fd_ >= 0) ::close(fd_);
-  fd_ = -1;
+  close_file();
   remove_if_abandoned(path_, LeftBy::kAnyMaker);
 }
 

@@ -63,11 +63,11 @@ ShmSegment::ShmSegment(const std::string& name, int rank, ShmShape shape)
       "group name '", name, "': want 1 to 200 letters, digits, '.', '_' or '-'");
 }
 
-void ShmSegment::map() {
+void ShmSegment::map(int fd) {
   struct stat info;
-  HICACHE_CHECK(kAgreement, ::fstat(fd_, &info) == 0 && info.st_size >= num_bytes(), "the segment ",
+  HICACHE_CHECK(kAgreement, ::fstat(fd, &info) == 0 && info.st_size >= num_bytes(), "the segment ",
                 path_, " has ", info.st_size, " bytes, want ", num_bytes());
-  void* base = ::mmap(nullptr, num_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
+  void* base = ::mmap(nullptr, num_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   HICACHE_CHECK(kAgreement, base != MAP_FAILED, "mmap(", path_, "): ", std::strerror(errno));
   header_ = static_cast<ShmHeader*>(base);
   lines_ = reinterpret_cast<ShmRankLine*>(header_ + 1);

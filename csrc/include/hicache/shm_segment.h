@@ -85,9 +85,10 @@ class ShmSegment {
   void remove_abandoned() const;
   bool open_existing();
   bool open_door();
+  void close_file();
   void check_owner(int fd) const;
   bool check_header(const ShmHeader& header) const;
-  void map();
+  void map(int fd);
   void unmap();
   void claim_line();
   int64_t slot_bytes() const;
