@@ -223,6 +223,22 @@ def test_what_changes_the_bytes_is_a_miss(tmp_path: Path, what: str) -> None:
         backend.close()
 
 
+def test_a_state_belongs_to_pages_of_one_size(tmp_path: Path) -> None:
+    """Its own pool has a slot per state, whatever the pages of tokens are."""
+    found = []
+    for page_size in (sg.PAGE_SIZE, 2 * sg.PAGE_SIZE):
+        states = sg.mamba_pool()
+        anchor = sg.LogicalHostPool(64, page_size)
+        backend = sg.attach(sg.config_of(tmp_path), anchor, {"kv": anchor, "mamba": states})
+        moved = sg.PoolTransfer(
+            name=sg.PoolName.MAMBA, keys=KEYS[:1], host_indices=sg.slots_of(states, [1])
+        )
+        found.append(backend.batch_get_v2([moved])["mamba"])
+        assert backend.batch_set_v2([moved]) == backend.batch_get_v2([moved]) == {"mamba": [True]}
+        backend.close()
+    assert found == [[False], [False]]
+
+
 def test_raw_bytes_say_what_they_are(tmp_path: Path) -> None:
     """SGLang keeps e4m3 and e5m2 as uint8: without a word from the user they would mix."""
     pool = sg.mha_pool("page_first", dtype=torch.float8_e4m3fn)

@@ -112,6 +112,7 @@ def test_no_call_takes_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.Mo
     assert backend.batch_set_v1(KEYS, sg.slots_of(pool, PAGES)) == [False] * len(KEYS)
     assert backend.batch_get(KEYS, [pool.get_data_page(0)] * len(KEYS)) == [None] * len(KEYS)
     assert time.monotonic() - start_s < 10.0
+    assert backend.stats()["num_failed_calls"] == 0, "each store call had the limit"
     backend.close()
 
 
@@ -123,6 +124,10 @@ class HoldingStore(MemoryStore):
     def __init__(self, page_bytes: dict) -> None:
         super().__init__(page_bytes)
         self.go_on, self.is_done = threading.Event(), threading.Event()
+
+    def write_from(self, pool, keys, pages, limit=None):
+        self.held = pages
+        raise StoreTimeout("held", self.is_done.wait)
 
     def read_into(self, pool, keys, pages, limit=None):
         def write() -> None:
@@ -176,6 +181,22 @@ def test_an_engine_that_may_hold_pages_never_gets_sglangs(monkeypatch, layout: s
     assert all(torch.equal(a, b) for a, b in zip(before, sg.contents(pool), strict=True))
     with pytest.raises(StorageError, match="'kv'"):  # SGLang has no flat pages of it
         attach_holding("mooncake", sg.mha_pool("page_first", v_head_dim=8), monkeypatch)
+
+
+def test_what_such_an_engine_has_yet_to_send_does_not_change(monkeypatch) -> None:
+    """A flat page of this pool is a view of it, and SGLang writes over it after the call."""
+    pool = sg.mla_pool("page_first")
+    backend, store = attach_holding("mooncake", pool, monkeypatch)
+    for write in (
+        lambda: backend.batch_set_v1(KEYS[:1], sg.slots_of(pool, PAGES[:1])) == [False],
+        lambda: backend.batch_set(KEYS[:1], [pool.get_data_page(PAGES[0] * sg.PAGE_SIZE)]) is False,
+    ):
+        sg.fill(pool, 1)
+        wanted = sg.page_bytes(pool, PAGES[0])
+        assert write()
+        pool.kv_buffer.zero_()
+        assert bytes(store.held[0]) == wanted
+    store.is_done.set()
 
 
 def test_what_is_lent_lives_until_it_is_given_back() -> None:
