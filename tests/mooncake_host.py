@@ -40,7 +40,7 @@ def copies(client: MooncakeClient) -> str:
 
 
 def cut(store: MooncakeStore) -> str:
-    """The other machine has part of the pages; calls that hang hold on to theirs until it is back."""
+    """The other machine has part of the pages; calls that hang hold theirs until it is back."""
     assert write(store) == len(NUMBERS)
     subprocess.run(os.environ["CUT"].split(), check=True)
     late, num_read, end_s = [], 0, time.monotonic() + 60
