@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 import traceback
-from pathlib import Path
 
 import numpy as np
 
@@ -28,15 +27,6 @@ from hicache_ext.errors import AgreementError
 # of changed copies of it share that process.
 _FORK = multiprocessing.get_context("forkserver")
 _FORK.set_forkserver_preload(["torch"])
-
-
-def schema_of(num_lanes):
-    """The tests' usual one, or one of so many lanes."""
-    usual = TickSchema(("full", "swa"), 4)
-    if num_lanes == usual.num_lanes:
-        return usual
-    least = TickSchema(("full", "swa"), 1, 1)
-    return TickSchema(least.pools, 1, 1 + num_lanes - least.num_lanes)
 
 
 class RankCommands:
@@ -126,32 +116,10 @@ class RankCommands:
             for (owner, name), step in zip(steps, before, strict=True):
                 setattr(owner, name, step)
 
-    def make_nccl(self, library, folder, rank, size, num_lanes, deadline_s, reduction):
-        """On an emulated GPU of this process, over a libnccl whose ranks meet in `folder`."""
-        import torch.distributed as dist
-        from fake_nccl import FakeNccl, going_on
+    def make_nccl(self, *place):
+        from nccl_world import make_rank
 
-        from hicache_ext import _C
-        from hicache_ext.agreement import NcclGroup, Reduction
-
-        if not hasattr(self, "cuda"):
-            self.cuda = _C.CudaEmulator(seed=rank)
-            self.cuda.install()
-            self.nccl = FakeNccl(library, Path(folder), self.cuda)
-            self.going_on = going_on(self.cuda, self.nccl)
-            self.going_on.__enter__()
-        self.num_lanes = num_lanes
-        self.group = NcclGroup.from_store(
-            schema_of(num_lanes),
-            dist.group.WORLD.get_group_store(),
-            rank,
-            size,
-            stream=self.cuda.create_stream(),
-            library=library,
-            reduction=Reduction[reduction],
-            deadline_s=deadline_s,
-        )
-        assert self.nccl.errors == []
+        make_rank(self, *place)
 
     def issue(self, lanes):
         self.group.issue(np.asarray(lanes, dtype=np.int64))

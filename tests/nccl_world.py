@@ -1,11 +1,12 @@
 """Ranks of an NcclGroup in one process: emulated GPUs, a fake libnccl, a thread for each rank."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from fake_nccl import SOURCE, FakeNccl, compile_c, going_on
 
 from hicache_ext import _C
-from hicache_ext.agreement import NcclGroup, TickSchema
+from hicache_ext.agreement import NcclGroup, Reduction, TickSchema
 
 SCHEMA = TickSchema(["full", "swa"], num_slots=4, num_endpoint_lanes=8)
 
@@ -60,3 +61,36 @@ class World:
             if isinstance(group, Exception):
                 raise group
         return made
+
+
+def make_rank(rank_process, library, folder, rank, size, num_lanes, deadline_s, reduction):
+    """The group of a rank in a process (group_worker.py), whose ranks meet in `folder`."""
+    import torch.distributed as dist
+
+    if not hasattr(rank_process, "cuda"):
+        rank_process.cuda = _C.CudaEmulator(seed=rank)
+        rank_process.cuda.install()
+        rank_process.nccl = FakeNccl(library, Path(folder), rank_process.cuda)
+        rank_process.going_on = going_on(rank_process.cuda, rank_process.nccl)
+        rank_process.going_on.__enter__()
+    rank_process.num_lanes = num_lanes
+    rank_process.group = NcclGroup.from_store(
+        schema_of(num_lanes),
+        dist.group.WORLD.get_group_store(),
+        rank,
+        size,
+        stream=rank_process.cuda.create_stream(),
+        library=library,
+        reduction=Reduction[reduction],
+        deadline_s=deadline_s,
+    )
+    assert rank_process.nccl.errors == []
+
+
+def schema_of(num_lanes):
+    """The tests' usual one, or one of so many lanes."""
+    usual = TickSchema(("full", "swa"), 4)
+    if num_lanes == usual.num_lanes:
+        return usual
+    least = TickSchema(("full", "swa"), 1, 1)
+    return TickSchema(least.pools, 1, 1 + num_lanes - least.num_lanes)
