@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bytes_view.h"
 #include "hicache/check.h"
 #include "hicache/storage/direct_io.h"
 #include "hicache/storage/io_engine.h"
@@ -33,26 +34,16 @@ class Lent {
                            static_cast<uint32_t>(requests_.size())});
     }
   }
-  ~Lent() {
-    for (Py_buffer& view : views_) PyBuffer_Release(&view);
-  }
-  Lent(const Lent&) = delete;
-  Lent& operator=(const Lent&) = delete;
-
   const std::vector<IoRequest>& requests() const { return requests_; }
 
  private:
   iovec lend(py::handle buffer, IoOp op) {
-    Py_buffer& view = views_.emplace_back();
     const int flags = op == IoOp::kRead ? PyBUF_WRITABLE : PyBUF_SIMPLE;
-    if (PyObject_GetBuffer(buffer.ptr(), &view, flags) != 0) {
-      views_.pop_back();
-      throw py::error_already_set();
-    }
-    return {view.buf, static_cast<size_t>(view.len)};
+    const BytesView& view = views_.emplace_back(buffer, flags);
+    return {const_cast<std::uint8_t*>(view.data()), view.size()};
   }
 
-  std::deque<Py_buffer> views_;
+  std::deque<BytesView> views_;
   std::deque<std::vector<iovec>> iovs_;
   std::vector<IoRequest> requests_;
 };

@@ -8,12 +8,12 @@
 
 namespace hicache::bindings {
 
-// A read-only view of any contiguous bytes-like object, held until the end of the call.
+// A view of any contiguous bytes-like object, held until the end of the call; read-only unless the
+// flags are PyBUF_WRITABLE, with which a read-only object is a BufferError.
 class BytesView {
  public:
-  explicit BytesView(pybind11::handle object) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0)
-      throw pybind11::error_already_set();
+  explicit BytesView(pybind11::handle object, int flags = PyBUF_SIMPLE) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw pybind11::error_already_set();
   }
   ~BytesView() { PyBuffer_Release(&view_); }
   BytesView(const BytesView&) = delete;

@@ -1,5 +1,4 @@
 // The I/O engines for the sanitizers, with calls that fail, stop short and come back.
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -7,90 +6,17 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <random>
 #include <thread>
 #include <vector>
 
-#include "hicache/storage/aligned_buffers.h"
-#include "hicache/storage/io_engine.h"
+#include "io_pages.h"
 
 using namespace hicache;
 
 namespace {
-
-constexpr size_t kPage = 8192;
-std::atomic<int> num_failed = 0;
-
-void expect(bool condition, const char* what, int64_t value = 0) {
-  if (condition) return;
-  ++num_failed;
-  std::printf("%s: %lld\n", what, static_cast<long long>(value));
-}
-
-// A file that nobody else sees; on O_DIRECT where the folder has it.
-class File {
- public:
-  explicit File(bool is_direct) {
-    char name[] = "io_engine_XXXXXX";
-    const int fd = ::mkstemp(name);
-    fd_ = is_direct ? ::open(name, O_RDWR | O_DIRECT | O_CLOEXEC) : -1;
-    if (fd_ < 0) fd_ = ::open(name, O_RDWR | O_CLOEXEC);
-    ::unlink(name);
-    ::close(fd);
-  }
-  ~File() { ::close(fd_); }
-  int fd() const { return fd_; }
-
- private:
-  int fd_;
-};
-
-std::byte pattern(size_t page, size_t at) { return static_cast<std::byte>(page * 31 + at * 7); }
-
-// `num_pages` pages in aligned memory, and a request for each.
-struct Pages {
-  explicit Pages(size_t num_pages) : memory(kPage, num_pages), lease(memory.take(num_pages)) {
-    for (size_t i = 0; i < num_pages; ++i) iovs.push_back({lease[i], kPage});
-  }
-  void fill() {
-    for (size_t i = 0; i < iovs.size(); ++i)
-      for (size_t at = 0; at < kPage; ++at) lease[i][at] = pattern(i, at);
-  }
-  void wipe() { std::memset(memory.data(), 0, memory.num_bytes()); }
-  bool is_right(size_t i) const {
-    for (size_t at = 0; at < kPage; ++at)
-      if (lease[i][at] != pattern(i, at)) return false;
-    return true;
-  }
-  std::vector<IoRequest> requests(IoOp op, int file) const {
-    std::vector<IoRequest> out;
-    for (size_t i = 0; i < iovs.size(); ++i)
-      out.push_back({op, file, i * kPage, &iovs[i], 1, static_cast<uint32_t>(i)});
-    return out;
-  }
-
-  AlignedBuffers memory;
-  AlignedBuffers::Lease lease;
-  std::vector<iovec> iovs;
-};
-
-std::vector<int> run(IoEngine& engine, const std::vector<IoRequest>& requests, IoLimit limit = {}) {
-  std::vector<int> errors(requests.size(), -1);
-  const std::thread::id caller = std::this_thread::get_id();
-  engine.run(requests.data(), requests.size(), limit, [&](uint32_t position, int error) {
-    expect(std::this_thread::get_id() == caller, "done on another thread");
-    expect(errors[position] == -1, "done twice", position);
-    errors[position] = error;
-  });
-  return errors;
-}
-
-void all_are(const std::vector<int>& errors, int error, const char* what) {
-  for (const int found : errors) expect(found == error, what, found);
-}
 
 void round_trip(IoConfig config, bool is_direct) {
   const auto engine = make_io_engine(config);
@@ -108,6 +34,14 @@ void round_trip(IoConfig config, bool is_direct) {
   std::shuffle(requests.begin(), requests.end(), std::mt19937(2));
   all_are(run(*engine, requests), 0, "read");
   for (size_t i = 0; i < 200; ++i) expect(pages.is_right(i), "wrong bytes", static_cast<int>(i));
+  pages.wipe();
+  std::vector<IoRequest> odd;
+  for (const IoRequest& request : requests)
+    if (request.position % 2 == 1) odd.push_back(request);
+  std::vector<int> errors(200, 0);
+  engine->run(odd.data(), odd.size(), {}, [&](uint32_t i, int error) { errors[i] = error; });
+  all_are(errors, 0, "read with gaps");
+  for (size_t i = 0; i < 200; ++i) expect(pages.is_right(i) == (i % 2 == 1), "gaps", int64_t(i));
   all_are(run(*engine, {}), 0, "nothing");
   const iovec none{nullptr, 0};
   all_are(run(*engine, {{IoOp::kRead, file.fd(), 0, &none, 1, 0}}), 0, "zero bytes");
@@ -135,6 +69,23 @@ void giant(IoConfig config) {
     expect(pages.lease[i][5] == pattern(2 * i, 5), "giant bytes", static_cast<int>(i));
   const iovec beyond{pages.memory.data(), 300 * kPage};
   all_are(run(*engine, {{IoOp::kRead, file.fd(), 0, &beyond, 1, 0}}), ENODATA, "beyond the end");
+}
+
+// More places in memory than a call of the kernel takes.
+void scattered(IoConfig config) {
+  const auto engine = make_io_engine(config);
+  const File file(false);
+  std::vector<std::byte> from(3000 * 32), to(from.size());
+  for (size_t i = 0; i < from.size(); ++i) from[i] = pattern(i, i / 256);
+  for (const IoOp op : {IoOp::kWrite, IoOp::kRead}) {
+    auto& memory = op == IoOp::kWrite ? from : to;
+    std::vector<iovec> iovs;
+    for (size_t i = 0; i < 3000; i += 2) iovs.push_back({&memory[i * 32], 32});
+    const auto count = static_cast<uint32_t>(iovs.size());
+    all_are(run(*engine, {{op, file.fd(), 0, iovs.data(), count, 0}}), 0, "scattered");
+  }
+  for (size_t i = 0; i < from.size(); ++i)
+    expect(to[i] == (i / 32 % 2 == 0 ? from[i] : std::byte{0}), "scattered bytes", int64_t(i));
 }
 
 // Every call comes back short, or with EINTR or EAGAIN, now and then.
@@ -214,7 +165,7 @@ void order(IoConfig config) {
     return result;
   };
   const auto engine = make_io_engine(config);
-  const File file(true), other(true);
+  const File other(true), file(true);  // so that the order of files is not that of ops
   Pages pages(100);
   auto requests = pages.requests(IoOp::kWrite, file.fd());
   std::shuffle(requests.begin(), requests.end(), std::mt19937(3));
@@ -312,6 +263,7 @@ int main() {
     round_trip(config, true);
     round_trip(config, false);
     giant(config);
+    scattered(config);
     hard_times(config);
     failures(config);
     limits(config);
