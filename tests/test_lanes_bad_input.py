@@ -1,8 +1,10 @@
 """What cannot be packed or unpacked: an AgreementError with slot, field and value."""
 
+import numpy as np
 import pytest
 
 from hicache_ext.agreement import NOT_MINE, SlotState, TickHeader, TickSchema, pack, unpack
+from hicache_ext.agreement.schema import LaneError
 from hicache_ext.errors import AgreementError
 
 SCHEMA = TickSchema(["full", "swa"], num_slots=4, num_endpoint_lanes=8)
@@ -101,3 +103,27 @@ def test_another_version_or_lane_format_is_another_schema(
     other = TickSchema(["full"])
     assert mine.hash != other.hash and mine.num_lanes == other.num_lanes
     assert " 99," in other.text
+
+
+@pytest.mark.parametrize(("slot", "garbage"), [(2, -5), (2, 2), (2, NOT_MINE), (1, 1), (1, -5)])
+def test_ready_lane_of_garbage_is_an_error_on_every_rank(slot, garbage):
+    """No rank would ever see such an op settle; slot 1 is unused, and must not settle."""
+    lane = next(i for i in range(SCHEMA.num_lanes) if SCHEMA.lane_name(i) == f"slot[{slot}].ready")
+    ranks = [pack(SCHEMA, HEADER, {2: state()}) for _ in range(3)]
+    ranks[1][lane] = garbage
+    if garbage in (2, NOT_MINE):  # a larger one is not seen beside an honest one, which wins
+        unpack(SCHEMA, np.minimum.reduce(ranks), 3, ranks[0])
+        ranks = [ranks[1].copy() for _ in range(3)]
+    for mine in ranks:
+        with pytest.raises(LaneError, match=rf"\(slot\[{slot}\]\.ready\)") as error:
+            unpack(SCHEMA, np.minimum.reduce(ranks), 3, mine)
+        assert error.value.is_seen_by_all
+        assert str(error.value).endswith(f"of all ranks is {garbage}; that is garbage")
+
+
+def test_ready_lane_that_rose_is_not_seen_by_all():
+    mine = pack(SCHEMA, HEADER, {2: state(ready=False)})
+    agreed = pack(SCHEMA, HEADER, {2: state(ready=True)})
+    with pytest.raises(LaneError) as error:
+        unpack(SCHEMA, agreed, 3, mine)
+    assert not error.value.is_seen_by_all
