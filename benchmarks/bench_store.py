@@ -1,143 +1,26 @@
-"""SegmentStore: a batch of pages as the demo's model has them, against the same bytes in files.
+"""Every page store against its yardsticks; each part also runs alone: benchmarks.store_NAME.
 
-Yardsticks: `dd` of one file with all the bytes, and what one file per page costs, by a plain
-open-read-close loop without any verification. Cold: fdatasync, then posix_fadvise(DONTNEED).
+The pages of the demo, the I/O engine and SegmentStore against fio, files and LMDB, and the remote
+stores against the plain client of each. A part whose package is missing is left out, and says so.
 """
 
-import mmap
-import os
-import random
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from importlib import import_module
 
-from benchmarks.harness import Bound, Row, Sample, Table, interleaved, parse_args, timed
-from hicache_ext.storage import SegmentStore, StoreNamespace
+from benchmarks.harness import Table, parse_args
 
-SHAPES = {"full": (256, 96 << 10), "swa": (32, 480 << 10)}
-QUICK_SHAPES = {"full": (16, 96 << 10), "swa": (2, 480 << 10)}
-
-
-class Bench:
-    """A store filled with `shapes`, the same bytes in one file, and buffers to read into."""
-
-    def __init__(self, folder: Path, shapes: dict[str, tuple[int, int]]) -> None:
-        self.folder = folder
-        self.page_bytes = {pool: num_bytes for pool, (_, num_bytes) in shapes.items()}
-        self.num_bytes = sum(n * num_bytes for n, num_bytes in shapes.values())
-        rng = random.Random(1)
-        self.keys = {pool: [rng.randbytes(32) for _ in range(n)] for pool, (n, _) in shapes.items()}
-        memory = mmap.mmap(-1, self.num_bytes)
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        view, offset = memoryview(memory), 0
-        self.pages: dict[str, list[memoryview]] = {}
-        for pool, (n, num_bytes) in shapes.items():
-            starts = [offset + i * num_bytes for i in range(n)]
-            self.pages[pool] = [view[start : start + num_bytes] for start in starts]
-            offset += n * num_bytes
-        for pages in self.pages.values():
-            for page in pages:
-                page[:] = rng.randbytes(len(page))
-        self.one_file = folder / "one"
-        self.one_file.write_bytes(view)
-        self.store = self.open_store("store")
-        self.write_store(self.store)
-        self.write_plain_files("plain")
-        self.files = sorted(p for p in (folder / "plain").rglob("*") if p.is_file())
-        self.segments = sorted((folder / "store").rglob("*.pages"))
-
-    def open_store(self, name: str) -> SegmentStore:
-        layout = {"num_layers": 1}
-        namespaces = {
-            pool: StoreNamespace("m", "r", "float32", layout, 16, "0/1") for pool in self.keys
-        }
-        return SegmentStore(self.folder / name, namespaces, self.page_bytes)
-
-    def write_store(self, store: SegmentStore) -> None:
-        for pool, keys in self.keys.items():
-            assert all(store.write_from(pool, keys, self.pages[pool]))
-
-    def read_store(self) -> None:
-        for pool, keys in self.keys.items():
-            assert all(self.store.read_into(pool, keys, self.pages[pool]))
-
-    def read_dd(self) -> None:
-        command = ["dd", f"if={self.one_file}", "of=/dev/null", "bs=1M"]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-
-    def read_files(self) -> None:
-        target = memoryview(bytearray(max(self.page_bytes.values())))
-        for path in self.files:
-            fd = os.open(path, os.O_RDONLY)
-            os.readv(fd, [target])
-            os.close(fd)
-
-    def write_fresh_store(self) -> None:
-        store = self.open_store("fresh")
-        self.write_store(store)
-        store.close()
-
-    def write_plain_files(self, name: str = "fresh") -> None:
-        for pool, pages in self.pages.items():
-            (self.folder / name / pool).mkdir(parents=True, exist_ok=True)
-            for i, page in enumerate(pages):
-                path = f"{self.folder}/{name}/{pool}/{i}"
-                with open(path + ".tmp", "wb", buffering=0) as file:
-                    file.write(page)
-                os.replace(path + ".tmp", path)
-
-    def remove_fresh(self) -> None:
-        shutil.rmtree(self.folder / "fresh", ignore_errors=True)
-
-    def drop_caches(self) -> None:
-        for path in [self.one_file, *self.files, *self.segments]:
-            fd = os.open(path, os.O_RDONLY)
-            os.fdatasync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(fd)
-
-
-def prepared(prepare: Callable[[], object], fn: Callable[[], object]) -> Callable[[], float]:
-    """Time `fn` alone, after `prepare`."""
-
-    def measure() -> float:
-        prepare()
-        return timed(fn)()
-
-    return measure
+PARTS = ("demo", "engine", "segment", "redis", "objects", "mooncake")
 
 
 def main(quick: bool) -> Table:
-    num_rounds = 3 if quick else 15
-    with tempfile.TemporaryDirectory(prefix="hicache-bench-") as folder:
-        bench = Bench(Path(folder), QUICK_SHAPES if quick else SHAPES)
-        reads = {"store": bench.read_store, "dd": bench.read_dd, "files": bench.read_files}
-        warm = interleaved({k: timed(fn) for k, fn in reads.items()}, num_rounds=num_rounds)
-        cold = interleaved(
-            {k: prepared(bench.drop_caches, fn) for k, fn in reads.items()}, num_rounds=num_rounds
-        )
-        writes = {"store": bench.write_fresh_store, "plain": bench.write_plain_files}
-        write = interleaved(
-            {k: prepared(bench.remove_fresh, fn) for k, fn in writes.items()},
-            num_rounds=num_rounds,
-        )
-        bench.store.close()
-    table = Table(f"SegmentStore, {bench.num_bytes / 1e6:.1f} MB in {len(bench.files)} pages")
-    at_most = {"unit": "ms", "bound": Bound.AT_MOST}
-
-    def add(name: str, sample: Sample, yardstick: Sample, target: float | None) -> None:
-        figure, against = 1e3 * sample.median, 1e3 * yardstick.median
-        rate = f"{bench.num_bytes / sample.median / 1e9:.2f} GB/s"
-        table.add(Row(name, figure, against, target=target, note=rate, **at_most))
-
-    add("read warm vs dd of one file", warm["store"], warm["dd"], 2.0)
-    add("read warm vs one file per page", warm["store"], warm["files"], None)
-    add("read cold vs dd of one file", cold["store"], cold["dd"], 1.5)
-    add("read cold vs one file per page", cold["store"], cold["files"], 1.0)
-    add("write vs one file per page", write["store"], write["plain"], 1.0)
+    table = Table("Page stores")
+    for name in PARTS:
+        try:
+            part = import_module(f"benchmarks.store_{name}")
+        except ImportError as error:
+            print(f"without {name}: {error}", file=sys.stderr)
+            continue
+        part.add_rows(table, quick)
     return table
 
 
