@@ -3,10 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from fake_nccl import SOURCE, FakeNccl, compile_c, going_on
 
 from hicache_ext import _C
 from hicache_ext.agreement import NcclGroup, Reduction, TickSchema
+from hicache_ext.agreement.nccl import HEADER_DTYPE, SLOT_DTYPE
 
 SCHEMA = TickSchema(["full", "swa"], num_slots=4, num_endpoint_lanes=8)
 
@@ -22,6 +24,30 @@ def in_threads(calls):
 
     with ThreadPoolExecutor(len(calls)) as threads:
         return list(threads.map(outcome, calls))
+
+
+class Records:
+    """What a rank says, in pinned memory, as issue_records() reads it."""
+
+    def __init__(self, cuda):
+        self.header = np.zeros(1, HEADER_DTYPE)
+        self.slots = np.zeros(SCHEMA.num_slots, SLOT_DTYPE)
+        self.endpoints = np.zeros(SCHEMA.num_endpoint_lanes, np.uint8)
+        for array in (self.header, self.slots, self.endpoints):
+            cuda.register_host(array.ctypes.data, array.nbytes)
+        self.addresses = [a.ctypes.data for a in (self.header, self.slots, self.endpoints)]
+        self.say(0, {})
+
+    def say(self, epoch, slots):
+        self.header["epoch"], self.header["asking_slot"] = epoch, -1
+        self.header["free_pages"] = np.iinfo(np.int64).max
+        self.slots["op_id"] = -1
+        for i, state in slots.items():
+            values = {**state._asdict(), "short": (*state.short,) + (0,) * 14}
+            self.slots[i] = tuple(
+                (*values[name],) + (0,) * 14 if name == "hits" else values[name]
+                for name in SLOT_DTYPE.names
+            )
 
 
 class World:

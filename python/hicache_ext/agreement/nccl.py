@@ -133,6 +133,7 @@ class NcclGroup(OneCaller):
         self.reduction_why = f"{reduction.name} was asked for"
         if reduction is Reduction.AUTO:
             reduction, self.reduction_why = place.choose(schema, len(rows), clock)
+        place.warm(schema, reduction, clock)
         self.reduction = reduction
         native = place.make(schema, reduction)
         self.rank, self.size = native.rank, native.size

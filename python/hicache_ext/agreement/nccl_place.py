@@ -50,6 +50,10 @@ class Place:
             )
         return exchange.rows()
 
+    def warm(self, schema: TickSchema, reduction: Reduction, clock: Countdown) -> None:
+        """A tick in which NCCL connects the ranks: the first real one, or a capture, must not."""
+        self._time(schema, [reduction], clock, num_warm=0, num_timed=1)
+
     def choose(self, schema: TickSchema, size: int, clock: Countdown) -> tuple[Reduction, str]:
         """The reduction whose median tick is shorter on the rank where it is longest, and why.
 
@@ -58,18 +62,27 @@ class Place:
         if size == 1:
             return Reduction.ALL_REDUCE, "there is one rank"
         ways = (Reduction.ALL_REDUCE, Reduction.ALL_GATHER)
-        rows = self.gather(self._time(schema, ways, clock), clock)
+        times_ns = self._time(schema, ways, clock, num_warm=_NUM_WARM, num_timed=_NUM_TIMED)
+        rows = self.gather(times_ns, clock)
         slowest = [max(column) for column in zip(*rows, strict=True)]
         chosen = ways[slowest.index(min(slowest))]
         named = zip(ways, slowest, strict=True)
         times = ", ".join(f"{way.name} {ns / 1000:.1f} us" for way, ns in named)
         return chosen, f"median tick of the slowest rank: {times}"
 
-    def _time(self, schema: TickSchema, ways: Sequence[Reduction], clock: Countdown) -> list[int]:
+    def _time(
+        self,
+        schema: TickSchema,
+        ways: Sequence[Reduction],
+        clock: Countdown,
+        *,
+        num_warm: int,
+        num_timed: int,
+    ) -> list[int]:
         """Nanoseconds of a median tick from issue to outcome, for each way; by turns."""
         trials = [(self.make(schema, way), list[int]()) for way in ways]
         lanes = np.full(schema.num_lanes, NOT_MINE)
-        for tick in range(_NUM_WARM + _NUM_TIMED):
+        for tick in range(num_warm + num_timed):
             for group, times in trials:
                 start = time.perf_counter_ns()
                 group.issue(lanes)
@@ -83,6 +96,6 @@ class Place:
                         )
                 group.wait(0.0)  # raises what is wrong
                 group.collect(AgreedSlot)
-                if tick >= _NUM_WARM:
+                if tick >= num_warm:
                     times.append(time.perf_counter_ns() - start)
         return [int(statistics.median(times)) for _, times in trials]
