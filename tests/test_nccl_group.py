@@ -226,6 +226,8 @@ def test_lost_peer_is_told_by_ready_and_result(world):
     with pytest.raises(AgreementError, match=r"tick 0, rank 0 of 2: .*lost: remote error"):
         group.result(5.0)
     assert group.ready()
+    with pytest.raises(AgreementError, match=r"the group is broken, .*lost: remote error"):
+        group.result(5.0)
     with pytest.raises(AgreementError, match="remote error"):
         group.issue(np.zeros(SCHEMA.num_lanes, np.int64))
 

@@ -193,7 +193,7 @@ class NcclGroup(OneCaller):
         native = self._open()
         if native.num_issued == native.num_collected:
             raise AgreementError(f"rank {self.rank}: no tick is issued")
-        if not native.ready():
+        if not native.wait(0.0):  # which also tells of a lost peer
             tick = native.num_collected
             self._attendance.wait(native.wait, tick, native.num_issued, deadline_s)
         return native.collect(AgreedSlot)
