@@ -111,7 +111,15 @@ int PagePool::adopt(uint64_t name, std::unique_ptr<ShardWriter> writer) {
 bool PagePool::settle() {
   last_generation_ = std::max(now_ns(), own_->newest_generation);
   slots_ = FreeSlots();
-  slots_.grow_to(own_->segments->num_slots());
+  uint32_t num_needed = 0;
+  for (PageId id = table_.newest(); id != kNoPage; id = table_[id].older)
+    num_needed = std::max(num_needed, table_[id].slot + 1);
+  uint32_t num_slots = own_->segments->num_slots();
+  int error = 0;
+  if (num_needed > num_slots)  // a file was lost or cut: what lies behind it is still there
+    num_slots = own_->segments->grow(num_needed - num_slots, num_needed, true, &error);
+  if (error < 0) fail(-error);
+  slots_.grow_to(num_slots);
   const auto occupy = [&](uint32_t slot) {
     if (slot >= slots_.num_slots() || !slots_.is_free(slot)) return false;
     slots_.occupy(slot);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cerrno>
 
 #include "hicache/storage/page_pool.h"
@@ -6,6 +7,19 @@ namespace hicache::storage {
 
 void PagePool::read(std::span<const PageKey> keys, std::byte* const* pages, const IoLimit& limit,
                     bool* is_read) {
+  std::fill_n(is_read, keys.size(), false);
+  // A second copy stands in for a damaged one: a power failure may have taken its tombstone.
+  for (int num_tries = 3; num_tries > 0; --num_tries)
+    if (!read_once(keys, pages, limit, is_read) || limit.is_over()) break;
+  const auto num_read = static_cast<uint64_t>(std::count(is_read, is_read + keys.size(), true));
+  const std::lock_guard table(table_mutex_);
+  stats_.num_read_pages += num_read;
+  stats_.num_missed_pages += keys.size() - num_read;
+}
+
+// Those that are not read yet. Returns whether damaged copies were dropped.
+bool PagePool::read_once(std::span<const PageKey> keys, std::byte* const* pages,
+                         const IoLimit& limit, bool* is_read) {
   std::vector<PageId> ids(keys.size(), kNoPage);
   std::vector<PageEntry> entries;
   std::vector<PageMove> moves;
@@ -15,8 +29,7 @@ void PagePool::read(std::span<const PageKey> keys, std::byte* const* pages, cons
     const std::lock_guard table(table_mutex_);
     follow();
     for (size_t i = 0; i < keys.size(); ++i) {
-      is_read[i] = false;
-      const PageId id = table_.find(keys[i]);
+      const PageId id = is_read[i] ? kNoPage : table_.find(keys[i]);
       if (id == kNoPage) continue;
       const std::shared_ptr<Segments>& segments = numbered_[table_[id].shard]->segments;
       if (!segments) continue;
@@ -37,10 +50,8 @@ void PagePool::read(std::span<const PageKey> keys, std::byte* const* pages, cons
   });
   std::vector<PageEntry> damaged;
   std::vector<int> errors;
-  size_t num_read = 0;
   for (size_t i = 0; i < moves.size(); ++i) {
     is_read[positions[i]] = is_genuine[i];
-    num_read += is_genuine[i];
     if (is_genuine[i] || moves[i].error == ECANCELED) continue;
     damaged.push_back(entries[i]);
     errors.push_back(moves[i].error);
@@ -49,15 +60,13 @@ void PagePool::read(std::span<const PageKey> keys, std::byte* const* pages, cons
     const std::lock_guard table(table_mutex_);
     for (const PageId id : ids)
       if (id != kNoPage) unpin(id);
-    stats_.num_read_pages += num_read;
-    stats_.num_missed_pages += keys.size() - num_read;
   }
-  if (!damaged.empty()) drop_damaged(damaged, errors);
+  return !damaged.empty() && drop_damaged(damaged, errors);
 }
 
 // A page that is damaged, and was not just dropped or moved by another process, is never tried
-// again.
-void PagePool::drop_damaged(std::span<const PageEntry> damaged, std::span<const int> errors) {
+// again. Returns whether there was one.
+bool PagePool::drop_damaged(std::span<const PageEntry> damaged, std::span<const int> errors) {
   const std::lock_guard append(append_mutex_);
   std::vector<uint64_t> shards;
   {
@@ -68,6 +77,7 @@ void PagePool::drop_damaged(std::span<const PageEntry> damaged, std::span<const 
     }
   }
   if (const int error = acquire(); error < 0) fail(-error);
+  bool is_any_dropped = false;
   {
     const std::lock_guard table(table_mutex_);
     follow();
@@ -77,11 +87,14 @@ void PagePool::drop_damaged(std::span<const PageEntry> damaged, std::span<const 
       const PageId id = find_at(damaged[i].key, *shard->second, damaged[i].generation);
       if (id == kNoPage) continue;
       ++(errors[i] != 0 ? stats_.num_read_errors : stats_.num_corrupt_pages);
-      if (!is_passing(errors[i])) bury(id);
+      if (is_passing(errors[i])) continue;
+      bury(id);
+      is_any_dropped = true;
     }
   }
   flush();
   compact_if_long(false);
+  return is_any_dropped;
 }
 
 // The first of a chain is used last: no page goes before those that need it.

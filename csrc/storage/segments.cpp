@@ -83,8 +83,11 @@ int Segments::extend(uint32_t from, uint32_t to, bool is_durable) {
   File file;
   if (const int error = open_segment(segment, is_new ? O_CREAT : 0, &file); error < 0) return error;
   const uint64_t begin = from % slots_per_segment_ * slot_bytes_;
-  const int error = files_.allocate(file.get(), begin, (to - from) * slot_bytes_);
-  return error == 0 && is_new && is_durable ? files_.sync(dir_.get()) : error;
+  int error = files_.allocate(file.get(), begin, (to - from) * slot_bytes_);
+  // Now, not with the first pages: those of the next file may be synced before any of this one.
+  if (error == 0 && is_durable) error = files_.sync_data(file.get());
+  if (error == 0 && is_durable && is_new) error = files_.sync(dir_.get());
+  return error;
 }
 
 uint32_t Segments::grow(uint32_t wanted, uint32_t most, bool is_durable, int* error) {

@@ -130,7 +130,9 @@ class PagePool {
   void unpin(PageId id);
 
   // page_pool_read.cpp
-  void drop_damaged(std::span<const PageEntry> damaged, std::span<const int> errors);
+  bool read_once(std::span<const PageKey> keys, std::byte* const* pages, const IoLimit& limit,
+                 bool* is_read);
+  bool drop_damaged(std::span<const PageEntry> damaged, std::span<const int> errors);
 
   // Steps of a write; page_pool_write.cpp.
   void write_batch(Batch& batch);
