@@ -144,7 +144,7 @@ def test_an_engine_that_raises_is_no_secret(store: MooncakeStore, engine: FakeEn
     put(store, [1])
     engine.raising[GET] = RuntimeError("no such device")
     with pytest.raises(RuntimeError, match="no such device"):
-        get(store, range(200))
+        get(store, range(3 * CHUNK_PAGES))
     del engine.raising[GET]
     assert get(store, [1]) == [page_of(1)]
 
