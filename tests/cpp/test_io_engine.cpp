@@ -195,8 +195,14 @@ void reuse(IoConfig config) {
   engine->add_file(first.fd());
   engine->add_buffer(pages.memory.data(), pages.memory.num_bytes());
   all_are(run(*engine, pages.requests(IoOp::kRead, first.fd())), ENODATA, "empty");
-  engine->remove_file(first.fd());
-  engine->remove_buffer(pages.memory.data());
+  // While the only ring is in use.
+  const iovec elsewhere{pages.lease[0], kPage};
+  const IoRequest request{IoOp::kRead, second.fd(), 0, &elsewhere, 1, 0};
+  engine->run(&request, 1, {}, [&](uint32_t, int error) {
+    expect(error == 0, "read of another", error);
+    engine->remove_file(first.fd());
+    engine->remove_buffer(pages.memory.data());
+  });
   expect(::dup2(second.fd(), first.fd()) == first.fd(), "dup2", errno);
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
   const void* const mapped =
