@@ -38,7 +38,7 @@ class FallbackStore:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What holds for all of the stores together; pages persist, or are shared, in one or more."""
+        """Of all stores together; pages persist, or are shared, where one store does so."""
         each = [store.capabilities for store in self.stores]
         return Capabilities(
             zero_copy=all(c.zero_copy for c in each),
