@@ -164,11 +164,11 @@ class RarelyAsked(Fuzz):
     """Asks for the digest every 20th op only: by then nodes have changed often, or are gone."""
 
     def verify(self):
-        compare(self.tree, self.model)
+        compare(self.tree.page_rows(), self.model)
         if len(self.log) % 20 == 0:
             state = self.tree._state
             assert self.tree.digest == state.digest.recomputed(state, state.nodes.values())
-            self.ranks.check_alike()
+            self.ranks.check()
 
 
 @pytest.mark.parametrize("seed", range(30))

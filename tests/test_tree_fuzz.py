@@ -6,20 +6,24 @@ A failing seed is printed; `make fuzz SEED=n` replays it.
 
 import pytest
 from tree_fuzz import Fuzz
-from tree_seeds import NUM_OPS, run_batch, run_many
+from tree_seeds import NUM_OPS, run_many
 
-NUM_BLOCKS, BLOCK = 8, 25  # as many sequences as the time of `make test` allows; the rest is long
+BLOCK = 500
 
 
-@pytest.mark.parametrize("first", range(0, NUM_BLOCKS * BLOCK, BLOCK))
+def failures(first):
+    return {seed: wrong for failed in run_many(first, BLOCK) for seed, wrong in failed.items()}
+
+
+@pytest.mark.parametrize("first", range(0, 2000, BLOCK))
 def test_tree_and_ledgers_against_the_model(first):
-    assert run_batch(range(first, first + BLOCK)) == {}
+    assert failures(first) == {}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("first", range(100_000, 120_000, 1000))
+@pytest.mark.parametrize("first", range(100_000, 300_000, BLOCK))
 def test_tree_and_ledgers_against_the_model_for_long(first):
-    assert {seed: wrong for failed in run_many(first, 1000) for seed, wrong in failed.items()} == {}
+    assert failures(first) == {}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,46 +1,46 @@
-"""Comparing the tree with the plain model, both ways."""
+"""Comparing the tree with the plain model: all that is in one is in the other."""
+
+FACTS = ("depth", "key", "node id", "made", "hits", "priority")
+FACTS_OF_KIND = ("device locks", "host locks", "used")
 
 
-def compare(tree, model):
-    """Everything in the model is in the tree, and nothing else is: structure, pages, locks, order
-    of use. `tree` is one rank's, in the model's page ids.
+def page_rows(pages, kinds):
+    """RadixTree.page_rows() as the model says it must be."""
+    facts, ids = [], []
+    for page in pages:
+        end = page.node_id if page.cut else None
+        row = [page.depth, page.key, end, page.made, page.hits, page.priority]
+        for kind in kinds:
+            row += page.locks[kind]
+            row.append(page.used[kind])
+            ids += page.held[kind]
+        facts.append(tuple(row))
+    return facts, ids
+
+
+def compare(rows, model):
+    """`rows` are one rank's page_rows(), in the model's page ids. Structure, tokens, pages, locks,
+    hits and order of use: page by page, since the model has no nodes.
     """
-    size = tree.page_size * tree.unit.num_bytes
-    ends = {}  # by node id: the model's page that the node ends at
-    num_pages = 0
-    for row in tree.rows():
-        if row.parent == row.id:
-            page = model.roots[row.namespace]
-            assert row.num_hits == page.hits, f"root {row.id}: hits {row.num_hits}, {page.hits}"
-        else:
-            page = ends[row.parent]
-            run = []
-            for i in range(0, len(row.key), size):
-                assert not run or not page.cut, f"node {row.id} should be cut"
-                page = page.children.get(row.key[i : i + size])
-                assert page is not None, f"node {row.id}: page {i // size} is not in the model"
-                run.append(page)
-            assert page.cut, f"node {row.id} should not end here"
-            compare_node(row, run, model.kinds)
-            num_pages += len(run)
-        assert page.node_id in (None, row.id), "a node has another id than before"
-        page.node_id = row.id
-        ends[row.id] = page
-    assert set(model.roots.values()) <= set(ends.values())
-    assert num_pages == model.count_pages(), "the model has pages that the tree has not"
+    pages = model.in_order()
+    if page_rows(pages, model.kinds) == rows:
+        return
+    learn_ids(rows, pages)
+    expected, ids = page_rows(pages, model.kinds)
+    names = [*FACTS, *(f"{kind} {fact}" for kind in model.kinds for fact in FACTS_OF_KIND)]
+    for row, wanted in zip(rows.facts, expected, strict=False):
+        for name, found, value in zip(names, row, wanted, strict=True):
+            assert found == value, f"page {wanted[:3]}: {name} is {found!r}, in the model {value!r}"
+    num_found, num_expected = len(rows.facts), len(expected)
+    assert num_found == num_expected, f"{num_found} pages, in the model {num_expected}"
+    places = [f"{kind} {tier}" for kind in model.kinds for tier in ("device", "host")]
+    for i, (found, page) in enumerate(zip(rows.ids, ids, strict=True)):
+        where = f"page {expected[i // len(places)][:3]}: {places[i % len(places)]}"
+        assert found == page, f"{where} is {found}, in the model {page}"
 
 
-def compare_node(row, run, kinds):
-    """Page by page: a node stands for its pages, and what it holds lies at its right end."""
-    expected = [(page.made, page.hits, page.priority) for page in run]
-    found = row.made_at, row.num_hits, row.priority
-    assert expected == [found] * len(run), f"node {row.id}: {found}, in the model {expected}"
-    for kind, part in zip(kinds, row.parts, strict=True):
-        for tier, pages in ((0, part.device), (1, part.host)):
-            expected = [page.held[kind][tier] for page in run]
-            held = pages or []
-            held = [None] * (len(run) - len(held)) + held
-            assert held == expected, f"node {row.id} {kind}, tier {tier}: {held}, {expected}"
-        expected = [(*page.locks[kind], page.used[kind]) for page in run]
-        found = part.device_locks, part.host_locks, part.used_at
-        assert expected == [found] * len(run), f"node {row.id} {kind}: {found}, {expected}"
+def learn_ids(rows, pages):
+    """The model cannot know the ids of new nodes."""
+    for row, page in zip(rows.facts, pages, strict=False):
+        if page.cut and page.node_id is None:
+            page.node_id = row[2]

@@ -14,12 +14,13 @@ DEVICE, HOST = 0, 1
 class Page:
     """One page of one prefix; a root has depth 0 and holds nothing."""
 
-    def __init__(self, parent, depth, clock, kinds):
+    def __init__(self, parent, key, depth, clock, kinds):
         self.parent = parent
+        self.key = key  # the bytes of its tokens; of a root, its namespace
         self.depth = depth  # pages from the root to the end of this one
         self.cut = False  # a node ends here
         self.node_id = None  # of the node that ends here, once the tree has shown it
-        self.children = {}  # by the bytes of the page's tokens
+        self.children = {}  # by key
         self.held = {kind: [None, None] for kind in kinds}
         self.locks = {kind: [0, 0] for kind in kinds}
         self.used = {kind: 0 for kind in kinds}
@@ -43,7 +44,8 @@ class Model:
 
     def root(self, namespace):
         if namespace not in self.roots:
-            self.roots[namespace] = Page(None, 0, 0, self.kinds)
+            self.roots[namespace] = Page(None, namespace, 0, self.clock, self.kinds)
+            self.roots[namespace].cut = True
         return self.roots[namespace]
 
     def pages(self):
@@ -56,12 +58,15 @@ class Model:
                 found.append(page)
         return found
 
-    def count_pages(self):
-        num_pages, todo = 0, list(self.roots.values())
-        for page in todo:  # grows while it is read
-            todo.extend(page.children.values())
-            num_pages += page.parent is not None
-        return num_pages
+    def in_order(self):
+        """All pages, each behind its parent, roots and children in the order of their making."""
+        found, todo = [], [*reversed(self.roots.values())]
+        while todo:
+            page = todo.pop()
+            found.append(page)
+            if page.children:
+                todo.extend(reversed(page.children.values()))
+        return found
 
     def ends(self):
         return [page for page in self.pages() if page.cut]
@@ -220,7 +225,7 @@ class Model:
         """Make the pages of `keys` that `path`, below `start`, lacks."""
         for key in keys[len(path) :]:
             parent = path[-1] if path else start
-            parent.children[key] = Page(parent, parent.depth + 1, self.clock, self.kinds)
+            parent.children[key] = Page(parent, key, parent.depth + 1, self.clock, self.kinds)
             path.append(parent.children[key])
 
     def cuts(self, path, ids):

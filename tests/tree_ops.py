@@ -33,12 +33,14 @@ def match(fuzz):
     assert lengths == tuple(end.depth * fuzz.page_size for end in ends)
     for end, node_id in zip(ends, ids, strict=True):
         assert end.node_id in (None, node_id)
+    for end, node_id in {*zip(ends, ids, strict=True)}:
+        chain = fuzz.model.chain(end)
         for kind in fuzz.kinds:
-            for tier in (DEVICE, HOST):
-                held = [page.held[kind][tier] for page in fuzz.model.chain(end)]
+            for tier in (Tier.DEVICE, Tier.HOST):
+                held = [page.held[kind][tier] for page in chain]
                 expected = [-1 if page is None else page for page in held]
-                assert fuzz.tree.path_pages(node_id, kind, Tier(tier)) == expected
-                assert fuzz.tree.path_pages(node_id, kind, Tier(tier), 2) == expected[-2:]
+                assert fuzz.tree.path_pages(node_id, kind, tier) == expected
+                assert fuzz.tree.path_pages(node_id, kind, tier, 2) == expected[-2:]
     chain = fuzz.chain_keys(keys[: ends[3].depth], namespace_seed(namespace))
     assert fuzz.each("keys", ids[3]) == chain
     for name, expected in (("num_tokens", lengths[3]), ("namespace", namespace)):

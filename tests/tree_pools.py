@@ -31,5 +31,5 @@ class Pool:
 
     def check(self, attached, io):
         """The tree owns just `attached`, copies under way just `io`; all others are free."""
-        assert set(attached) == self.attached and io == self.io and not self.reserved
+        assert attached == self.attached and io == self.io and not self.reserved
         assert len(self.free) + len(self.io) + len(self.attached) == self.capacity

@@ -252,6 +252,7 @@ Registrar registrar([](py::module_& m) {
       .def("clear", &clear);
   tree_copies::add(m, core);
   tree_export::add(core);
+  tree_pages::add(core);
 });
 
 }  // namespace

@@ -1,8 +1,9 @@
-// TreeCore: reading. dump() tells all of the tree, so that the Python tree's own show() and
-// check_integrity() can look at it.
+// TreeCore: reading. dump() tells all of the tree, so that the Python tree's own show() can look at
+// it, and tests with the Python tree's own check of the invariants.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "hicache/tree_check.h"
 #include "tree_objects.h"
 
 namespace hicache::bindings::tree_export {
@@ -81,6 +82,16 @@ py::tuple dump_queue(TreeState& state, int component_idx, int tier) {
   return py::make_tuple(ids, queue.entries().size(), queue.num_live());
 }
 
+// -> ([(id, node, tier, pages by component)], [(id, node, target, ids of its receipts)])
+py::tuple dump_open(const TreeState& state) {
+  py::list receipts, plans;
+  for (const auto& [id, receipt] : state.receipts)
+    receipts.append(py::make_tuple(id, receipt.node, receipt.tier, to_tuple(receipt.num_pages)));
+  for (const auto& [id, plan] : state.plans)
+    plans.append(py::make_tuple(id, plan.node, plan.target, to_tuple(plan.receipts)));
+  return py::make_tuple(receipts, plans);
+}
+
 py::bytes name_space(const TreeState& state, py::handle node) {
   return py::bytes(*state.get(node_arg(state, node))->name_space);
 }
@@ -147,9 +158,10 @@ void add(TreeClass& core) {
            [](const TreeState& state) {
              return !state.owned[0][radix::kDevice].size() && !state.owned[0][radix::kHost].size();
            })
-      .def("violations", &radix::native_violations)
+      .def("violations", &radix::violations)
       .def("dump", &dump)
       .def("dump_queue", &dump_queue)
+      .def("dump_open", &dump_open)
       .def_property_readonly("num_nodes", [](const TreeState& state) { return state.nodes.size(); })
       .def_property_readonly("num_hashed_nodes",
                              [](const TreeState& state) { return state.digest.num_hashed_nodes; })

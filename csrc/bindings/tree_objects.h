@@ -63,5 +63,8 @@ void add(py::module_& m, TreeClass& core);
 namespace tree_export {
 void add(TreeClass& core);
 }
+namespace tree_pages {
+void add(TreeClass& core);
+}
 
 }  // namespace hicache::bindings

@@ -30,6 +30,12 @@ Ids Component::divide(Ids& value, int64_t num_prefix_pages) const {
 
 IdsView Component::spread(IdsView value, int64_t, Ids&) const { return value; }
 
+std::string Component::misfit(IdsView value, int64_t num_pages, int tier) const {
+  if (value.empty() || static_cast<int64_t>(value.size()) == num_pages) return {};
+  return name + " " + (tier == kDevice ? "device" : "host") + ": " + std::to_string(value.size()) +
+         " pages on " + std::to_string(num_pages) + " (I10)";
+}
+
 int64_t covered_pages(const Node& node, int64_t num_pages) {
   const int64_t begin = node.end - num_pages;
   const Node* above = &node;

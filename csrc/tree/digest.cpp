@@ -11,9 +11,9 @@ int64_t num_held(const Ids& pages) {
   return pages.empty() ? -1 : static_cast<int64_t>(pages.size());
 }
 
-int64_t hash_of_node(const Node& node, int num_components) {
+int64_t hash_of_node(const Node& node, int64_t key_hash, int num_components) {
   TupleHash hash;
-  hash.add(node.id).add(node.parent->id).add(node.end).add(node.key_hash);
+  hash.add(node.id).add(node.parent->id).add(node.end).add(key_hash);
   hash.add(node.made_at).add(node.num_hits).add(node.priority);
   for (int idx = 0; idx < num_components; ++idx) {
     const Part& part = node.parts[idx];
@@ -34,9 +34,19 @@ int64_t hash_of_open(const Plan& plan) {
   return TupleHash().add(plan.id).add(plan.node).add(plan.target).value();
 }
 
-}  // namespace
+int64_t hash_of_key(const TreeState& state, const Node& node) {
+  if (!node.is_root()) return state.hash_of(state.tokens_of(&node));
+  return state.token_hash(node.name_space->data(), static_cast<int64_t>(node.name_space->size()));
+}
 
 // Python's sum has no bounds; the digest takes its last 62 bits, which are those of this one.
+int64_t combine(const TreeState& state, uint64_t sum) {
+  TupleHash hash;
+  hash.add(state.clock).add(state.next_id).add(state.next_ticket);
+  return hash.add(static_cast<int64_t>(sum & kHashMask)).value() & kHashMask;
+}
+
+}  // namespace
 
 void StateDigest::changed(Node* node) {
   node->is_changed = true;
@@ -60,21 +70,26 @@ int64_t StateDigest::value(const TreeState& state) {
     node->is_listed = false;
     if (!std::exchange(node->is_changed, false)) continue;
     if (!node->has_key_hash) {
-      const std::string& name = *node->name_space;
-      node->key_hash = node->is_root()
-                           ? state.token_hash(name.data(), static_cast<int64_t>(name.size()))
-                           : state.hash_of(state.tokens_of(node));
+      node->key_hash = hash_of_key(state, *node);
       node->has_key_hash = true;
     }
-    const auto hash = static_cast<uint64_t>(hash_of_node(*node, state.num_components()));
+    const auto hash =
+        static_cast<uint64_t>(hash_of_node(*node, node->key_hash, state.num_components()));
     sum_ += hash - node->hash_in_digest;
     node->hash_in_digest = hash;
     ++num_hashed_nodes;
   }
   list_.clear();
-  TupleHash hash;
-  hash.add(state.clock).add(state.next_id).add(state.next_ticket);
-  return hash.add(static_cast<int64_t>(sum_ & kHashMask)).value() & kHashMask;
+  return combine(state, sum_);
+}
+
+int64_t StateDigest::recomputed(const TreeState& state, const std::vector<const Node*>& nodes) {
+  uint64_t sum = 0;
+  for (const Node* node : nodes)
+    sum += hash_of_node(*node, hash_of_key(state, *node), state.num_components());
+  for (const auto& [id, receipt] : state.receipts) sum += hash_of_open(receipt);
+  for (const auto& [id, plan] : state.plans) sum += hash_of_open(plan);
+  return combine(state, sum);
 }
 
 }  // namespace hicache::radix

@@ -1,5 +1,6 @@
 // The ledger: which page ids are in the tree.
 #include <algorithm>
+#include <bit>
 
 #include "hicache/tree_table.h"
 
@@ -54,9 +55,9 @@ Ids Ledger::sorted() const {
   std::sort(numbers.begin(), numbers.end());
   for (const PageId number : numbers) {
     const uint64_t* bits = chunks_.at(number).get();
-    for (PageId within = 0; within < 1 << kChunkBits; ++within)
-      if (bits[within >> kWordBits] >> (within & 63) & 1)
-        pages.push_back((number << kChunkBits) + within);
+    for (PageId word = 0; word < 1 << (kChunkBits - kWordBits); ++word)
+      for (uint64_t rest = bits[word]; rest; rest &= rest - 1)
+        pages.push_back((number << kChunkBits) + (word << kWordBits) + std::countr_zero(rest));
   }
   return pages;
 }

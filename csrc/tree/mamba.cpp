@@ -41,6 +41,11 @@ class Mamba : public Component {
     scratch.back() = value[0];
     return scratch;
   }
+
+  std::string misfit(IdsView value, int64_t, int) const override {
+    if (value.size() <= 1) return {};
+    return name + ": " + std::to_string(value.size()) + " states, a node has one or none (I11)";
+  }
 };
 
 }  // namespace

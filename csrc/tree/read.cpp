@@ -1,7 +1,5 @@
-// What can be asked of a path without changing anything that others see: tree/read.py; and what
-// only this core has to be right about.
+// What can be asked of a path without changing anything that others see: tree/read.py.
 #include <algorithm>
-#include <cstring>
 
 #include "hicache/tree_ops.h"
 
@@ -35,41 +33,6 @@ std::vector<const Node*> nodes_with_keys(TreeState& state, Node* node) {
     part->page_keys = std::move(keys);
   }
   return {nodes.begin(), nodes.end()};
-}
-
-std::vector<std::string> native_violations(const TreeState& state) {
-  std::vector<std::string> found;
-  size_t num_nodes = 0, num_children = 0;
-  std::vector<Node*> todo = state.roots;
-  while (!todo.empty()) {
-    Node* node = todo.back();
-    todo.pop_back();
-    ++num_nodes;
-    const std::string name = "node " + std::to_string(node->id);
-    if (state.find(node->id) != node) found.push_back(name + ": the table of ids has it not");
-    const Node* previous = nullptr;
-    for (Node* child = node->first_child; child; child = child->next) {
-      const Tokens first_page = state.tokens_of(child).first(state.page_words);
-      const std::string what = name + ", child " + std::to_string(child->id);
-      if (child->parent != node || child->previous != previous)
-        found.push_back(what + ": parent or sibling is another");
-      if (child->first_page_hash != state.child_hash(node, first_page))
-        found.push_back(what + ": the hash of its first page is of another");
-      if (state.children.find(child->first_page_hash,
-                              [&](const Node& other) { return &other == child; }) != child)
-        found.push_back(what + ": the table of children has it not");
-      previous = child;
-      ++num_children;
-      todo.push_back(child);
-    }
-    if (node->last_child != previous) found.push_back(name + ": its last child is another");
-  }
-  if (num_nodes != state.nodes.size() || num_children != state.children.size())
-    found.push_back(std::to_string(num_nodes) + " nodes and " + std::to_string(num_children) +
-                    " children are reachable, the tables have " +
-                    std::to_string(state.nodes.size()) + " and " +
-                    std::to_string(state.children.size()));
-  return found;
 }
 
 }  // namespace hicache::radix

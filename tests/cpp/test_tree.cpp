@@ -7,6 +7,7 @@
 
 #include "copy_expect.h"
 #include "hicache/py_hash.h"
+#include "hicache/tree_check.h"
 #include "hicache/tree_window.h"
 
 using namespace hicache;
@@ -109,7 +110,7 @@ struct Run {
   }
 
   void check() {
-    for (const std::string& text : native_violations(state))
+    for (const std::string& text : violations(state))
       testing::expect(false, text.c_str(), static_cast<int>(seed));
     state.digest.value(state);
   }

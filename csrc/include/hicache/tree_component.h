@@ -51,6 +51,8 @@ class Component {
   virtual Ids divide(Ids& value, int64_t num_prefix_pages) const;
   // The value as one id per page, in `scratch` if it is not so by itself.
   virtual IdsView spread(IdsView value, int64_t num_pages, Ids& scratch) const;
+  // What is wrong with a node's value, in words; empty: nothing.
+  virtual std::string misfit(IdsView value, int64_t num_pages, int tier) const;
 };
 
 std::shared_ptr<Component> make_full();

@@ -101,7 +101,5 @@ void abort(TreeState& state, int64_t plan);
 Ids path_pages(const TreeState& state, Node* node, int component_idx, int tier, int64_t num_pages);
 // The page keys of the nodes on the path, top-down; computed on first use and kept.
 std::vector<const Node*> nodes_with_keys(TreeState& state, Node* node);
-// What is wrong with that which only this core has: tables, lists, slots.
-std::vector<std::string> native_violations(const TreeState& state);
 
 }  // namespace hicache::radix

@@ -59,6 +59,8 @@ class StateDigest {
   void opened(const Plan& plan);
   void closed(const Plan& plan);
   int64_t value(const TreeState& state);
+  // What value() must be, from `nodes`, all of the tree, and nothing that was kept.
+  static int64_t recomputed(const TreeState& state, const std::vector<const Node*>& nodes);
 
   int64_t num_hashed_nodes = 0;  // work done so far
 

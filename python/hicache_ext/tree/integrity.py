@@ -36,6 +36,19 @@ from hicache_ext.tree.state import TreeState
 
 def check_integrity(state: TreeState) -> None:
     """Raise TreeError listing every violated invariant, by its number above."""
+    raise_violations(violations(state))
+
+
+def raise_violations(found: list[str]) -> None:
+    """TreeError if there are any."""
+    if found:
+        raise TreeError(f"{len(found)} violations:\n" + "\n".join(found))
+
+
+def violations(state: TreeState) -> list[str]:
+    """What is wrong, each with its number above. The native core says the same in the same words
+    (csrc/tree/check*.cpp).
+    """
     nodes = [*state.roots.values()]
     for node in nodes:  # grows while it is read: breadth first
         nodes.extend(node.children.values())
@@ -50,8 +63,7 @@ def check_integrity(state: TreeState) -> None:
     kept, anew = state.digest.value(state), state.digest.recomputed(state, nodes)
     if kept != anew:
         found.append(f"the digest is {kept:#x}, computed anew {anew:#x} (I16)")
-    if found:
-        raise TreeError(f"{len(found)} violations:\n" + "\n".join(found))
+    return found
 
 
 def _structure(state: TreeState, nodes: list[Node]) -> Iterator[str]:

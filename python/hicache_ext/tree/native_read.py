@@ -9,12 +9,13 @@ from hicache_ext.tier import Tier
 from hicache_ext.tree.components import Component
 from hicache_ext.tree.digest import TokenHash
 from hicache_ext.tree.events import PageEvent, TreeEvents, snapshot
+from hicache_ext.tree.integrity import raise_violations
 from hicache_ext.tree.key import KeyUnit
 from hicache_ext.tree.lock import check_tier
-from hicache_ext.tree.native_state import NativeState, check_integrity
+from hicache_ext.tree.native_state import NativeState
 from hicache_ext.tree.radix import RadixTree
 from hicache_ext.tree.results import HostPaths, PageCounts, Receipt, TransferPlan
-from hicache_ext.tree.rows import NodeRow, rows
+from hicache_ext.tree.rows import NodeRow, PageRows, rows
 from hicache_ext.tree.show import show
 
 if TYPE_CHECKING:
@@ -105,9 +106,16 @@ class NativeReads(RadixTree):
     def rows(self) -> list[NodeRow]:
         return list(rows(self._state))  # type: ignore[arg-type]
 
-    def check_integrity(self) -> None:
+    def page_rows(self) -> PageRows:
+        return PageRows(*self._core.page_rows())
 
-        check_integrity(self._state)
+    def check_integrity(self) -> None:
+        found = self._core.violations()
+        receipts, plans = self._core.dump_open()
+        for mine, its in ((self._receipts, receipts), (self._plans, plans)):
+            if differ := mine.keys() ^ {fields[0] for fields in its}:
+                found.append(f"tickets {sorted(differ)} are open here or in the core alone")
+        raise_violations(found)
 
     def show(self) -> str:
         return show(self._state)  # type: ignore[arg-type]
@@ -115,6 +123,4 @@ class NativeReads(RadixTree):
     @property
     def _state(self) -> NativeState:  # type: ignore[override]
         """A copy of all that there is, in the form of the Python tree; O(tree)."""
-        from hicache_ext.tree.native_state import NativeState
-
         return NativeState(self)

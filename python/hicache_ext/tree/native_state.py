@@ -1,6 +1,5 @@
-"""A copy of the native core's tree in the form of the Python tree's state: for show(), for the
-invariants, for tests. What the Python tree checks of itself, it so checks of the native core, which
-adds what only it has: tables, lists, slots.
+"""A copy of the native core's tree in the form of the Python tree's state: for show() and for
+tests, which let the Python tree's own check of the invariants judge the core and the core's check.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hicache_ext.errors import TreeError
-from hicache_ext.tree import integrity
 from hicache_ext.tree.digest import StateDigest
 from hicache_ext.tree.node import TIERS, Node, Part
 from hicache_ext.tree.queue import EvictQueue
+from hicache_ext.tree.results import Pin, Receipt, TransferPlan
 
 if TYPE_CHECKING:
     from hicache_ext.tree.native_read import NativeReads
@@ -48,8 +47,7 @@ class NativeState:
         self.clock = core.clock
         self.next_id = core.next_id
         self.next_ticket = core.next_ticket
-        self.receipts = dict(tree._receipts)
-        self.plans = dict(tree._plans)
+        self.receipts, self.plans = self._open()
         self.host_paths = tree._host_paths
         self.txn = tree._txn
         self.digest = _KeptDigest(tree)
@@ -84,6 +82,24 @@ class NativeState:
                 parent.children[key[: self.page_bytes]] = node
             nodes[node_id] = node
         return {namespace: nodes[root] for namespace, root in named}, nodes
+
+    def _open(self) -> tuple[dict[int, Receipt], dict[int, TransferPlan]]:
+        """Receipts and plans as the core has them; one that is no longer there is none of them."""
+        receipts, plans = self._core.dump_open()
+        pins = {pin for plan in plans for pin in plan[3]}
+        by_id: dict[int, Receipt] = {}
+        for receipt_id, node, tier, counts in receipts:
+            kind = Pin if receipt_id in pins else Receipt
+            by_id[receipt_id] = kind(receipt_id, node, TIERS[tier], counts)
+        found = {}
+        for plan_id, node, target, ids in plans:
+            known = (by_id.get(pin) for pin in ids)
+            own = [
+                pin if isinstance(pin, Pin) else Pin(gone, node, TIERS[target], ())
+                for gone, pin in zip(ids, known, strict=True)
+            ]
+            found[plan_id] = TransferPlan(plan_id, node, TIERS[target], (), (), tuple(own))
+        return by_id, found
 
     @cached_property
     def owned(self) -> list[list[set[int]]]:
@@ -125,11 +141,3 @@ def _part(
     part.locks = list(locks)
     part.queued = list(queued)
     return part
-
-
-def check_integrity(state: NativeState) -> None:
-    """Raise TreeError listing every violated invariant, those of the core's own tables first."""
-    found = state._core.violations()
-    if found:
-        raise TreeError(f"{len(found)} violations:\n" + "\n".join(found))
-    integrity.check_integrity(state)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ from hicache_ext.tree.results import (
     PageCounts,
     Receipt,
 )
-from hicache_ext.tree.rows import NodeRow, rows
+from hicache_ext.tree.rows import NodeRow, PageRows, page_rows, rows
 from hicache_ext.tree.show import show
 from hicache_ext.tree.state import TreeState
 from hicache_ext.tree.strategy import Strategy
@@ -205,8 +205,7 @@ class RadixTree(OfSomeCore):
         _transfer.abort(self._state, plan, BackupPlan)
 
     def begin_load_back(self, node: int) -> LoadBackPlan | None:
-        """Pin and list what `node` lacks on the device; None if nothing, TreeError if the host
-        lacks it too."""
+        """Pin and list what `node` lacks on the device; None if nothing, TreeError if lost."""
         self._state.guard()
         return _transfer.begin_load_back(self._state, node)
 
@@ -288,6 +287,10 @@ class RadixTree(OfSomeCore):
     def rows(self) -> list[NodeRow]:
         """Every node as plain data, parents first. O(tree)."""
         return list(rows(self._state))
+
+    def page_rows(self) -> PageRows:
+        """Every page as plain data, parents first. O(tree)."""
+        return page_rows(self._state)
 
     def check_integrity(self) -> None:
         """Verify every invariant; TreeError with all violations. O(tree)."""
