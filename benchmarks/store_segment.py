@@ -3,7 +3,7 @@
 Pages of 256 KiB and 1 MiB in chains of 128 MiB, read chain by chain in random order, each chain by
 one call. Cold: O_DIRECT, or dropped from the page cache. Durable writes go into a store that is
 full, so that as many pages are deleted: an fsync for each file, Durability.BATCH of a chain for the
-store. A contender that is slow moves fewer pages; all figures are rates.
+store. The files that are written durably are fewer, since that is slow; all figures are rates.
 """
 
 import os
@@ -112,9 +112,9 @@ def fio_measure(slots: Slots, op: _C.IoOp) -> Callable[[], float]:
 def add_page_rows(table: Table, folder: Path, page_bytes: int, num_pages: int, rounds: int) -> None:
     """Every target that is about moving pages of one size."""
     segments = Segments(folder, page_bytes, num_pages)
+    files = PageFiles(folder / "files", segments.pages, num_pages)
+    lmdb = LmdbPages(folder / "lmdb", segments.pages, num_pages)
     few = max(1, num_pages // 16)
-    files = PageFiles(folder / "files", segments.pages, few)
-    lmdb = LmdbPages(folder / "lmdb", segments.pages, few)
     costs = Costs()
     reads = {
         "store": costs.of("store read", segments.read),
@@ -128,7 +128,7 @@ def add_page_rows(table: Table, folder: Path, page_bytes: int, num_pages: int, r
     writes = {
         "store": costs.of("store write", segments.write),
         "fio": fio_measure(segments.slots, _C.IoOp.WRITE),
-        "files": costs.of("files write", files.replace),
+        "files": costs.of("files write", lambda: files.replace(few)),
     }
     write = {name: s.median for name, s in interleaved(writes, num_rounds=rounds).items()}
     read["best lmdb"] = min(read["lmdb"], read["lmdb ahead"])

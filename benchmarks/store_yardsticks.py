@@ -28,17 +28,17 @@ class PageFiles:
         self._folder, self._pages, self._num_written = str(folder), pages, 0
         self._names: list[str] = []
         for _ in range(num_pages):
-            self._write()
+            self._write(is_durable=False)
         self._bounce = bytearray(len(pages[0]))
         self._rng = random.Random(4)
 
-    def replace(self) -> int:
-        """As many new pages as there are, durable; each takes the place of an old one."""
-        for old in self._names[:]:
+    def replace(self, num_pages: int) -> int:
+        """So many new pages, durable; each takes the place of an old one."""
+        for old in self._names[:num_pages]:
             os.unlink(old)
-            self._write()
-            del self._names[0]
-        return len(self._names) * len(self._pages[0])
+            self._write(is_durable=True)
+        del self._names[:num_pages]
+        return num_pages * len(self._pages[0])
 
     def read(self) -> int:
         for name in self._rng.sample(self._names, len(self._names)):
@@ -55,11 +55,12 @@ class PageFiles:
 
         return dropped
 
-    def _write(self) -> None:
+    def _write(self, *, is_durable: bool) -> None:
         name = f"{self._folder}/{self._num_written}.bin"
         with open(name + ".tmp", "wb", buffering=0) as file:
             file.write(self._pages[self._num_written % len(self._pages)])
-            os.fsync(file.fileno())
+            if is_durable:
+                os.fsync(file.fileno())
         os.replace(name + ".tmp", name)
         self._num_written += 1
         self._names.append(name)
