@@ -122,7 +122,6 @@ def add_page_rows(table: Table, folder: Path, page_bytes: int, num_pages: int, r
         "fio": fio_measure(segments.slots, _C.IoOp.READ),
         "files": files.cold(costs.of("files read", files.read)),
         "lmdb": lmdb.cold(costs.of("lmdb read", lmdb.read)),
-        "lmdb ahead": lmdb.cold(costs.of("lmdb ahead", lmdb.read), readahead=True),
     }
     read = {name: s.median for name, s in interleaved(reads, num_rounds=rounds).items()}
     writes = {
@@ -131,7 +130,6 @@ def add_page_rows(table: Table, folder: Path, page_bytes: int, num_pages: int, r
         "files": costs.of("files write", lambda: files.replace(few)),
     }
     write = {name: s.median for name, s in interleaved(writes, num_rounds=rounds).items()}
-    read["best lmdb"] = min(read["lmdb"], read["lmdb ahead"])
 
     def rate(what: str, taken: dict[str, float], against: str, target: float) -> None:
         figures = 1e3 / taken["store"], 1e3 / taken[against]
@@ -148,7 +146,7 @@ def add_page_rows(table: Table, folder: Path, page_bytes: int, num_pages: int, r
     rate("durable write vs one file per page", write, "files", 5.0)
     cpu("CPU of cold reads vs one file per page", "store read", "files read")
     cpu("CPU of durable writes vs one file per page", "store write", "files write")
-    rate("cold read vs LMDB", read, "best lmdb", 2.0)
+    rate("cold read vs LMDB", read, "lmdb", 2.0)
     rate("read vs the same calls without checksums", read, "unchecked", 0.9)
     lmdb.close()
     segments.close()
