@@ -91,7 +91,7 @@ class LmdbPages:
                 page[:] = transaction.get(key)
         return len(self._keys) * len(page)
 
-    def cold(self, measure: Callable[[], float], *, readahead: bool = False) -> Callable[[], float]:
+    def cold(self, measure: Callable[[], float]) -> Callable[[], float]:
         def dropped() -> float:
             self._env.close()  # what is mapped is not dropped
             drop_from_cache(self._folder / "data.mdb")
