@@ -4,8 +4,9 @@
 
 1. The conformance suite, unchanged, on each executor of the GPU.
 2. compute-sanitizer (memcheck, racecheck) over a part of them.
-3. A sweep of run size, pages, direction, executor and quota against cudaMemcpyAsync.
-4. What a decode-like kernel loses while pages are copied beside it.
+3. NcclGroup with one rank, and with a rank on each GPU where there are more: gpu_nccl.py.
+4. A sweep of run size, pages, direction, executor and quota against cudaMemcpyAsync.
+5. What a decode-like kernel loses while pages are copied beside it.
 
 FOLDER/gpu.json has all figures, FOLDER/gpu.png the sweep. The exit code is 0 if every step passed;
 figures have no targets, they are for whoever reads them. --if-present: 0 where there is no GPU.
@@ -28,6 +29,7 @@ from typing import NamedTuple
 
 from benchmarks.gpu_decode import DecodeMachine, measure_loss
 from benchmarks.gpu_machine import GpuMachine
+from benchmarks.gpu_nccl import nccl
 from benchmarks.gpu_sweep import Case, as_rows, plot, regret, sweep
 from hicache_ext import _C
 
@@ -152,6 +154,7 @@ def run_all(out: Path, quick: bool, make_machine: Callable[[], GpuMachine]) -> d
     )
     steps = {f"conformance of {name}": conformance(name) for name in executors}
     steps |= {tool: sanitize(tool) for tool in ("memcheck", "racecheck")}
+    steps |= {f"NCCL, {size} ranks": Step(*nccl(size)) for size in sorted({1, num_gpus() or 1})}
     figures = measure(machine, out, quick)
     for name, step in steps.items():
         print(f"{name}: {'passed' if step.passed else 'FAILED'}: {step.said}")

@@ -143,12 +143,14 @@ def test_a_missing_sanitizer_is_no_success(tmp_path: Path, monkeypatch: pytest.M
 
 def test_one_failed_step_fails_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "measure", lambda machine, out, quick: {"sweep": []})
-    for broken in (None, "memcheck", "cpu_ref"):
-        for step in ("conformance", "sanitize"):
+    monkeypatch.setattr(gpu, "num_gpus", lambda: 4)
+    for broken in (None, "memcheck", "cpu_ref", 4):
+        for step in ("conformance", "sanitize", "nccl"):
             monkeypatch.setattr(gpu, step, lambda name, b=broken: gpu.Step(name != b, name))
         report = gpu.run_all(tmp_path, True, lambda: HostMachine(1 << 16))
         assert report["passed"] is (broken is None)
         names = ["conformance of cpu", "conformance of cpu_ref", "memcheck", "racecheck"]
+        names += ["NCCL, 1 ranks", "NCCL, 4 ranks"]
         assert list(report["steps"]) == names  # type: ignore[call-overload]
 
 
