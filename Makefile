@@ -17,8 +17,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 demo: build $(VENV)/.stamp-demo
 	$(BIN)/hicache demo
 
+# Files of tests, two at a time: many wait for processes and deadlines. More would starve those.
+TEST_JOBS ?= 2
 test: lint $(VENV)/.stamp-sglang
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile
 
 test-long: build $(VENV)/.stamp-demo $(VENV)/.stamp-sglang
 	$(BIN)/python -m pytest -q -m long
