@@ -36,7 +36,17 @@ def door():
 
 
 def test_a_chunk_that_is_refused_is_told_and_the_others_are_stored(door, prefix) -> None:
-    door.refuse = lambda method, path: 403 if path.endswith("/00000001") else None
+    third_is_here = threading.Event()  # else it may not be sent any more
+
+    def refuse_the_second(method: str, path: str) -> int | None:
+        if path.endswith("/00000002"):
+            third_is_here.set()
+        if path.endswith("/00000001"):
+            third_is_here.wait(10)
+            return 403
+        return None
+
+    door.refuse = refuse_the_second
     with closing(open_store(open_bucket(door.port), prefix)) as store:
         expected = [True] * 4 + [False] * 4 + [True] * 4
         assert put(store, range(12)) == expected
