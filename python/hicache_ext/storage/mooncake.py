@@ -132,7 +132,7 @@ class MooncakeStore(RemoteStore):
         codes = self._ask(remove_all, patterns, patience)
         if min(codes, default=0) < 0:
             raise EngineError(f"codes {codes}")
-        with self._idle:
+        with self._lock:
             self._counters["num_pages"] = 0
         return sum(codes)
 
@@ -164,7 +164,7 @@ class MooncakeStore(RemoteStore):
     def _forget(self, codes: list[int]) -> int:
         """How many were removed, by the codes of it."""
         num_removed = codes.count(0)
-        with self._idle:  # some may be another store's
+        with self._lock:  # some may be another store's
             self._counters["num_pages"] = max(0, self._counters["num_pages"] - num_removed)
         return num_removed
 

@@ -1,6 +1,6 @@
 """PageStore: what every L3 backend is to the rest of the package, and the checks that all share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -124,6 +124,12 @@ def check_pages(
             )
         if access == "read" and page.readonly:
             raise StorageError(f"pool {pool!r}: buffer at position {position} is read-only")
+
+
+def check_namespaces(pools: Collection[str], namespaces: Collection[str]) -> None:
+    """StorageError unless each pool has its namespace, and no other has."""
+    if set(pools) != set(namespaces):
+        raise StorageError(f"pools {sorted(pools)} but namespaces for {sorted(namespaces)}")
 
 
 def check_page_bytes(page_bytes: Mapping[str, int]) -> dict[str, int]:

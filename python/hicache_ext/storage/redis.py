@@ -203,7 +203,7 @@ class RedisStore(RemoteStore):
 
     def _forget(self, num_pages: int) -> None:
         """Some of them may have been others' pages."""
-        with self._idle:
+        with self._lock:
             self._counters["num_pages"] = max(0, self._counters["num_pages"] - num_pages)
 
 

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 
 from ..errors import StorageError, StoreTimeout
 from .breaker import BreakerState, CircuitBreaker, Verdict
+from .calls import OpenCalls
 from .limit import Limit
 from .namespace import StoreNamespace
-from .protocol import STAT_NAMES, Capabilities, check_keys, check_page_bytes, check_pages
+from .protocol import (
+    STAT_NAMES,
+    Capabilities,
+    check_keys,
+    check_namespaces,
+    check_page_bytes,
+    check_pages,
+)
 from .remote_call import CallOver, EngineError, Patience
 
 _STATS = (
@@ -54,8 +62,7 @@ class RemoteStore(ABC):
     ) -> None:
         """`where` names the server in messages. Every pool of `page_bytes` has its namespace."""
         sizes = check_page_bytes(page_bytes)
-        if set(sizes) != set(namespaces):
-            raise StorageError(f"pools {sorted(sizes)} but namespaces for {sorted(namespaces)}")
+        check_namespaces(sizes, namespaces)
         if not timeout_s > 0:
             raise StorageError(f"timeout_s={timeout_s}, expected more than 0")
         self.where = where
@@ -66,10 +73,9 @@ class RemoteStore(ABC):
             name: RemotePool(name, namespaces[name].digest(), num_bytes)
             for name, num_bytes in sizes.items()
         }
-        self._idle = threading.Condition()  # of the counters, too
+        self._calls = OpenCalls(f"store at {where}")
+        self._lock = threading.Lock()  # of the counters
         self._counters = dict.fromkeys(_STATS, 0)
-        self._num_calls = 0
-        self._is_closed = False
 
     def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
         check_keys(pool, keys)
@@ -138,17 +144,13 @@ class RemoteStore(ABC):
 
     def stats(self) -> dict[str, int]:
         """STAT_NAMES and what a remote store adds: see above; is_open (0, 1), of the breaker."""
-        with self._idle:
+        with self._lock:
             counters = dict(self._counters)
         return counters | {"is_open": int(self.breaker.state is not BreakerState.CLOSED)}
 
     def close(self) -> None:
-        with self._idle:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            self._idle.wait_for(lambda: self._num_calls == 0)
-        self._release()
+        if self._calls.close():
+            self._release()
 
     @abstractmethod
     def _exists(
@@ -188,22 +190,14 @@ class RemoteStore(ABC):
     def _release(self) -> None: ...
 
     def _count(self, name: str, number: int = 1) -> None:
-        with self._idle:
+        with self._lock:
             self._counters[name] += number
 
     @contextmanager
     def _call(self, pool: str) -> Iterator[RemotePool | None]:
         """The pool, if there is one; close() waits for the end of the block."""
-        with self._idle:
-            if self._is_closed:
-                raise StorageError(f"store at {self.where} is closed")
-            self._num_calls += 1
-        try:
+        with self._calls.one():
             yield self._pools.get(pool)
-        finally:
-            with self._idle:
-                self._num_calls -= 1
-                self._idle.notify_all()
 
     def _attempt(self, limit: Limit | None, work: Callable[[Patience], None]) -> None:
         """Whatever ends it early is counted, and told to the breaker."""

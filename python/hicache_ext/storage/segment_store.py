@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import StorageError
+from .calls import OpenCalls
 from .folders import open_namespace, open_root
 from .limit import Limit, is_over
 from .namespace import StoreNamespace
-from .protocol import Capabilities, check_keys, check_page_bytes
+from .protocol import Capabilities, check_keys, check_namespaces, check_page_bytes
 
 if TYPE_CHECKING:  # a store needs neither numpy nor torch
     from .. import _C
@@ -96,8 +97,7 @@ class SegmentStore:
         )
 
         sizes = check_page_bytes(page_bytes)
-        if set(sizes) != set(namespaces):
-            raise StorageError(f"pools {sorted(sizes)} but namespaces for {sorted(namespaces)}")
+        check_namespaces(sizes, namespaces)
         quotas = _quotas(sizes, max_bytes)
         self.root = Path(root)
         self.capabilities = Capabilities(
@@ -110,9 +110,8 @@ class SegmentStore:
         self._engine = engine or _C.IoEngine()
         self._pools: dict[str, _C.PagePool] = {}
         self._paths: dict[str, Path] = {}
-        self._idle = threading.Condition()
-        self._num_calls = 0
-        self._is_closed = False
+        self._calls = OpenCalls(f"store {self.root}")
+        self._stats_lock = threading.Lock()  # of the pools' last answer, and of their end
         self._last_stats: dict[str, int] | None = None
         root_fd = open_root(self.root)
         try:
@@ -193,40 +192,20 @@ class SegmentStore:
         num_refused_pages (the quota was in use, all of it), segment_bytes (on the disk, of what
         this store writes), table_bytes (of memory), is_read_only (0, 1).
         """
-        with self._idle:
-            if self._last_stats is not None:
-                return dict(self._last_stats)
-            self._num_calls += 1
-        try:
-            return self._totals()
-        finally:
-            self._leave()
+        with self._stats_lock:
+            return self._totals() if self._last_stats is None else dict(self._last_stats)
 
     def close(self) -> None:
-        with self._idle:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            self._idle.wait_for(lambda: self._num_calls == 0)
-            self._last_stats = self._totals()
-        self._release()
+        if self._calls.close():
+            with self._stats_lock:
+                self._last_stats = self._totals()
+                self._release()
 
     @contextmanager
     def _call(self, pool: str) -> "Iterator[_C.PagePool | None]":
         """The pool, if there is one; close() waits for the end of the block."""
-        with self._idle:
-            if self._is_closed:
-                raise StorageError(f"store {self.root} is closed")
-            self._num_calls += 1
-        try:
+        with self._calls.one():
             yield self._pools.get(pool)
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        with self._idle:
-            self._num_calls -= 1
-            self._idle.notify_all()
 
     def _totals(self) -> dict[str, int]:
         totals: dict[str, int] = {}
