@@ -48,9 +48,8 @@ from shm_tools import Entering, segment, wait_for
 name = sys.argv[1]
 Entering(name, 0, deadline_s=30.0)
 wait_for(lambda: segment(name).exists() and segment(name).stat().st_size > 0)
-child = os.fork()
-if child > 0:
-    print(child, flush=True)
+if os.fork() == 0:
+    print(os.getpid(), flush=True)  # it has run since the fork: before that it has all files
 signal.pause()
 """
 
