@@ -7,8 +7,12 @@ from collections.abc import Callable
 
 from hicache_ext.storage import RedisServer
 
-# What a connection gets for a command; None hangs up.
+# What a connection gets for a command; None hangs up, and so does what follows LastWords.
 Script = Callable[[list[bytes]], bytes | None]
+
+
+class LastWords(bytes):
+    """An answer that ends its connection."""
 
 
 def bulk(value: bytes) -> bytes:
@@ -82,5 +86,7 @@ class RespServer:
                     if answer is None:
                         return
                     sock.sendall(answer)
+                    if isinstance(answer, LastWords):
+                        return
         except (OSError, ValueError):
             return  # the other side has hung up
