@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -18,8 +20,18 @@ NUM_SHOWN = 10
 def on_all_cores(run_batch: Callable[[Iterable[int]], T], first: int, num: int) -> Iterator[T]:
     """A result of `run_batch` for every BATCH seeds, in order; `run_batch` is of a module."""
     batches = [range(i, min(i + BATCH, first + num)) for i in range(first, first + num, BATCH)]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(run_batch, batches)
+    with ProcessPoolExecutor(os.cpu_count(), initializer=gc.freeze) as pool:
+        yield from pool.map(partial(_run_batch, run_batch), batches)
+
+
+def _run_batch(run_batch: Callable[[Iterable[int]], T], seeds: Iterable[int]) -> T:
+    """Collects garbage once, at its end: that is a seventh of the time otherwise."""
+    gc.disable()
+    try:
+        return run_batch(seeds)
+    finally:
+        gc.enable()
+        gc.collect()
 
 
 def show_failures(failed: dict[int, str], num_before: int, target: str) -> None:

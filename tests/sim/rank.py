@@ -67,12 +67,13 @@ class SimRank:
         """Every page is the tree's and holds the bytes of its key; holes are -1."""
         pools = self.device if tier == Tier.DEVICE else self.host
         for name, ids in pages.items():
+            pool = pools[name]
+            attached = set(pool.allocator.pages_in(PageState.ATTACHED))
             for key, page_id in zip(keys, ids, strict=False):
                 if page_id >= 0:
                     where = f"{tier.name} {name} page {page_id} of key {key.hex()[:6]}"
-                    state = pools[name].allocator.state(page_id)
-                    assert state == PageState.ATTACHED, f"{where} is {state.name}"
-                    have = bytes(pools[name].page_view(page_id))
+                    assert page_id in attached, f"{where} is {pool.allocator.state(page_id).name}"
+                    have = bytes(pool.page_view(page_id))
                     assert have == content(self.rank, name, key), f"{where} holds other bytes"
 
     def check_prompt(self, prompt: Prompt) -> None:
@@ -85,10 +86,10 @@ class SimRank:
 
     def fingerprint(self) -> tuple[int, ...]:
         """Differs after whatever moves a page or a lock, or splits a node."""
-        state = self.cache.tree._state
+        tree = self.cache.tree
         pools = (*self.device.values(), *self.host.values())
-        counts = [n for pool in pools for n in pool.allocator.counts().values()]
-        return (state.next_id, state.next_ticket, len(state.receipts), *counts)
+        counts = [n for pool in pools for n in pool.allocator._counts]
+        return (tree._core.next_id, tree._core.next_ticket, len(tree._receipts), *counts)
 
     def check_io(self) -> None:
         """No store call touched a page that was not its op's."""

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SILENT = (Fate.DIES, Fate.LEAVES, Fate.STALLS)
 """Fates of which the others know by waiting in vain: they must say for whom."""
 
+PICTURE_TICKS = 4
+"""From one picture of the tree to the next: it costs as much as the rest of a tick."""
+
 
 class Seat:
     """Runs one rank; it is the Observer of its calls."""
@@ -165,7 +168,7 @@ class Seat:
         state = self.rank.fingerprint()
         if state != self._checked:  # nothing to check anew in a tick that changed nothing
             cache.check_integrity()
-            self._checked, self._picture = state, cache.tree.show()
+            self._checked, self._picture = state, ""
         ended = ", ".join(map(describe, records)) or "nothing"
         free = [pool.num_free for pool in self.rank.device.values()]
         self.say(
@@ -181,10 +184,14 @@ class Seat:
                 self._check_prefetch(record)
 
     def _say_tree(self) -> None:
-        """The trace has it once, when it has changed."""
+        """All ranks show the same tree; in between, its digest says so.
+
+        The trace has it once, when it has changed.
+        """
         journal = self._world.journal
-        if self._is_reborn:
+        if self._is_reborn or self.group.num_issued % PICTURE_TICKS:
             return
+        self._picture = self._picture or self.rank.cache.tree.show()
         if journal.say(self.rank.rank, self._picture) and self._picture != journal.picture:
             journal.picture = self._picture
             self._world.note(self.rank.rank, self._picture)

@@ -12,7 +12,8 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from functools import wraps
+from functools import cache, wraps
+from types import MethodType
 from typing import Any
 
 from hicache_ext.errors import HiCacheError
@@ -42,20 +43,26 @@ def obey_check_variable(tree: RadixTree) -> str:
     return value
 
 
-def _logged(method: Callable[..., Any], tree: RadixTree) -> Callable[..., Any]:
-    signature = inspect.signature(method)
+def _logged(method: MethodType, tree: RadixTree) -> Callable[..., Any]:
+    defaults = _parameters(method.__func__)
 
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         result = method(*args, **kwargs)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = ", ".join(f"{n}={_argument(n, value)}" for n, value in bound.arguments.items())
+        bound = defaults | dict(zip(defaults, args, strict=False)) | kwargs
+        given = ", ".join(f"{n}={_argument(n, value)}" for n, value in bound.items())
         text = f"tree.{method.__name__}({given}) = {_plain(result)}"
         tree.log.add(OpKind.literal(f"{text}, then digest {tree.digest:x}"))
         return result
 
     return call
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """By name, in order and without self: the value that an argument has if none is given."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return {parameter.name: parameter.default for parameter in parameters}
 
 
 def _argument(name: str, value: Any) -> str:
