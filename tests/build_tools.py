@@ -56,12 +56,13 @@ def need(tool: str) -> str:
 
 
 def configure_cmake(folder: Path, python: str, **options: str) -> None:
-    """The CPU part, to be compiled quickly (no optimisation) for this interpreter."""
-    options |= {
+    """The CPU part for this interpreter, to be compiled quickly (no optimisation) unless told so."""
+    options = {
         "HICACHE_CUDA": "OFF",
         "CMAKE_BUILD_TYPE": "None",
         "Python_EXECUTABLE": python,
         "pybind11_DIR": pybind11.get_cmake_dir(),
+        **options,
     }
     values = [f"-D{name}={value}" for name, value in options.items()]
     run(need("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", *values)

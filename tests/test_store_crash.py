@@ -6,14 +6,17 @@ import sys
 import pytest
 from build_tools import ROOT, configure_cmake, run
 
+NUM_BLOCKS = 10
+
 
 @pytest.mark.long
+@pytest.mark.parametrize("block", range(NUM_BLOCKS))
 @pytest.mark.parametrize("name", ["test_store_crash", "test_store_torn"])
-def test_100_000_times(name: str) -> None:
-    """From a seed that is printed: `NAME 2000 SEED` replays it."""
+def test_100_000_times(name: str, block: int) -> None:
+    """In blocks of 10 000, each from a seed that is printed: `NAME 10000 SEED` replays it."""
     folder = ROOT / "build" / "store-crash"
-    configure_cmake(folder, sys.executable)
+    configure_cmake(folder, sys.executable, CMAKE_BUILD_TYPE="Release")
     run("cmake", "--build", folder, "--target", name)
-    seed = str(secrets.randbits(32))
-    print(f"{name} 100000 {seed}")
-    run(folder / name, "100000", seed)
+    num_times, seed = str(100_000 // NUM_BLOCKS), str(secrets.randbits(32))
+    print(f"{name} {num_times} {seed}")
+    run(folder / name, num_times, seed)

@@ -136,6 +136,10 @@ void PagePool::make_room(uint32_t wanted) {
     }
   }
   flush();
+  // Or a slot is overwritten, power fails, and the page that it held is back in the index: whoever
+  // stored that page again would be told that it is there.
+  if (config_.durability == Durability::kNone) return;
+  if (const int error = writer_->sync(); error < 0) fail(-error);
 }
 
 int PagePool::sync_segments(const Batch& batch) {

@@ -50,6 +50,7 @@ int ShardWriter::rewrite(const PageFormat& format, uint64_t segment_bytes,
   index_ = std::move(file);
   header_ = header;
   num_records_ = records.size();
+  is_synced_ = true;
   return files_.sync(dir_.get());
 }
 
@@ -62,6 +63,13 @@ int ShardWriter::go_on(const IndexFollower& follower) {
   return 0;
 }
 
+int ShardWriter::sync() {
+  if (is_synced_) return 0;
+  const int error = files_.sync_data(index_.get());
+  is_synced_ = error == 0;
+  return error;
+}
+
 size_t ShardWriter::append(std::vector<Record> records, int* error) {
   seal(records, header_, num_records_);
   const size_t num_bytes = records.size() * sizeof(Record);
@@ -70,6 +78,7 @@ size_t ShardWriter::append(std::vector<Record> records, int* error) {
                                        record_offset(num_records_), error);
   *error = -*error;
   num_records_ += num_written / sizeof(Record);
+  is_synced_ = false;
   return num_written / sizeof(Record);
 }
 

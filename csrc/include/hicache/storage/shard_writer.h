@@ -29,7 +29,8 @@ class ShardWriter {
 
   // Returns how many were appended, whole, before *error: 0 or -errno. Readers may have seen them.
   size_t append(std::vector<Record> records, int* error);
-  int sync() { return files_.sync_data(index_.get()); }
+  // All that was appended is durable then. 0 or -errno.
+  int sync();
 
   uint64_t shard() const { return shard_; }
   uint64_t num_records() const { return num_records_; }
@@ -46,6 +47,7 @@ class ShardWriter {
   File index_;
   IndexHeader header_{};
   uint64_t num_records_ = 0;
+  bool is_synced_ = false;
 };
 
 }  // namespace hicache::storage
