@@ -10,10 +10,11 @@ def page_rows(pages, kinds):
     for page in pages:
         end = page.node_id if page.cut else None
         row = [page.depth, page.key, end, page.made, page.hits, page.priority]
+        held, locks, used = page.held, page.locks, page.used
         for kind in kinds:
-            row += page.locks[kind]
-            row.append(page.used[kind])
-            ids += page.held[kind]
+            row += locks[kind]
+            row.append(used[kind])
+            ids += held[kind]
         facts.append(tuple(row))
     return facts, ids
 
@@ -23,20 +24,27 @@ def compare(rows, model):
     hits and order of use: page by page, since the model has no nodes.
     """
     pages = model.in_order()
-    if page_rows(pages, model.kinds) == rows:
-        return
     learn_ids(rows, pages)
-    expected, ids = page_rows(pages, model.kinds)
-    names = [*FACTS, *(f"{kind} {fact}" for kind in model.kinds for fact in FACTS_OF_KIND)]
+    expected = page_rows(pages, model.kinds)
+    if expected != rows:
+        raise AssertionError(first_difference(rows, *expected, model.kinds))
+
+
+def first_difference(rows, expected, ids, kinds):
+    """In words."""
+    names = [*FACTS, *(f"{kind} {fact}" for kind in kinds for fact in FACTS_OF_KIND)]
     for row, wanted in zip(rows.facts, expected, strict=False):
         for name, found, value in zip(names, row, wanted, strict=True):
-            assert found == value, f"page {wanted[:3]}: {name} is {found!r}, in the model {value!r}"
-    num_found, num_expected = len(rows.facts), len(expected)
-    assert num_found == num_expected, f"{num_found} pages, in the model {num_expected}"
-    places = [f"{kind} {tier}" for kind in model.kinds for tier in ("device", "host")]
+            if found != value:
+                return f"page {wanted[:3]}: {name} is {found!r}, in the model {value!r}"
+    if len(rows.facts) != len(expected):
+        return f"{len(rows.facts)} pages, in the model {len(expected)}"
+    places = [f"{kind} {tier}" for kind in kinds for tier in ("device", "host")]
     for i, (found, page) in enumerate(zip(rows.ids, ids, strict=True)):
-        where = f"page {expected[i // len(places)][:3]}: {places[i % len(places)]}"
-        assert found == page, f"{where} is {found}, in the model {page}"
+        if found != page:
+            where = f"page {expected[i // len(places)][:3]}: {places[i % len(places)]}"
+            return f"{where} is {found}, in the model {page}"
+    return "rows differ"
 
 
 def learn_ids(rows, pages):

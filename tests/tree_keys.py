@@ -3,17 +3,18 @@ split.
 """
 
 import struct
-from itertools import pairwise
+from itertools import chain, pairwise
 
 
 def page_keys(tokens, page_size, has_pairs=False):
     """The whole pages of `tokens` as bytes, the model's keys. `has_pairs`: a position is a token
     and the next one.
     """
-    positions = list(pairwise(tokens)) if has_pairs else [(token,) for token in tokens]
-    packed = [struct.pack(f"<{len(words)}I", *words) for words in positions]
-    whole = len(packed) // page_size * page_size
-    return [b"".join(packed[i : i + page_size]) for i in range(0, whole, page_size)]
+    words = [*chain.from_iterable(pairwise(tokens))] if has_pairs else tokens
+    packed = struct.pack(f"<{len(words)}I", *words)
+    page_bytes = page_size * (8 if has_pairs else 4)
+    whole = len(packed) // page_bytes * page_bytes
+    return [packed[i : i + page_bytes] for i in range(0, whole, page_bytes)]
 
 
 class SharedPrefixes:

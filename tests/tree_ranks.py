@@ -84,7 +84,14 @@ class RankTree:
 
 class Ranks:
     def __init__(self, trees, masks):
-        self.trees = [RankTree(tree, mask) for tree, mask in zip(trees, masks, strict=True)]
+        self._trees = [RankTree(tree, mask) for tree, mask in zip(trees, masks, strict=True)]
+        self.is_checked = False
+
+    @property
+    def trees(self):
+        """Who asks for them may change them."""
+        self.is_checked = False
+        return self._trees
 
     def each(self, name, *args, **kwargs):
         """The same call on every rank. Equal results, returned once; receipts and plans of each."""
@@ -103,22 +110,23 @@ class Ranks:
         that, as page_rows().
         """
         rows = None
-        for rank in self.trees:
+        for rank in self._trees:
             rank.tree.check_integrity()
             found = rank.page_rows()
             rows = rows or found
             if found != rows:
-                raise AssertionError(f"ranks differ:\n{rank.show()}\n{self.trees[0].show()}")
-        digests = [rank.tree.digest for rank in self.trees]
+                raise AssertionError(f"ranks differ:\n{rank.show()}\n{self._trees[0].show()}")
+        digests = [rank.tree.digest for rank in self._trees]
         assert len(set(digests)) == 1, digests
-        logs = [rank.tree.log for rank in self.trees]
+        logs = [rank.tree.log for rank in self._trees]
         if len({log.hash for log in logs}) != 1:
             last = [log.text(log.num_ops - 1) for log in logs if log.num_ops]
             raise AssertionError(f"ranks have done different things: {last}")
+        self.is_checked = True
         return rows
 
     def check_reports(self):
         """The Python tree's check, of a copy of a native core, says what that core says."""
-        for rank in self.trees:
+        for rank in self._trees:
             if isinstance(rank.tree, NativeTree):
                 assert violations(rank.tree._state) == rank.tree._core.violations()

@@ -91,7 +91,7 @@ class Node:
 def path(node: Node) -> list[Node]:
     """The nodes from below the root to `node`, root-first."""
     nodes: list[Node] = []
-    while not node.is_root:
+    while node.parent is not node:  # is_root, without the call
         nodes.append(node)
         node = node.parent
     nodes.reverse()
@@ -110,7 +110,7 @@ def suffix(node: Node, num_pages: int) -> list[Node]:
     """
     nodes: list[Node] = []
     begin = node.end - num_pages
-    while not node.is_root and node.end > begin:
+    while node.parent is not node and node.end > begin:
         nodes.append(node)
         node = node.parent
     return nodes
