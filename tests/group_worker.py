@@ -10,6 +10,7 @@ import time
 import traceback
 
 import numpy as np
+from waiting import LONG_S, PATIENCE_S, wait_for
 
 from hicache_ext.agreement import (
     HierarchicalGroup,
@@ -140,18 +141,23 @@ class RankCommands:
         """The error of a second thread that issues while the first waits in result()."""
         errors = []
 
-        def second():
-            time.sleep(deadline_s / 4)
+        def is_refused(method, *args):
             try:
-                self.issue(lanes)
+                method(*args)
             except AgreementError as error:
-                errors.append(str(error))
+                errors[:] = [str(error)]
+            return bool(errors)
+
+        def second():
+            wait_for(lambda: is_refused(self.ready))  # the first one waits by now
+            errors.clear()
+            is_refused(self.issue, lanes)
 
         thread = threading.Thread(target=second)
         thread.start()
-        with contextlib.suppress(AgreementError):  # nobody else has issued: it was only to wait
-            self.result(deadline_s)
-        thread.join()
+        while thread.is_alive():  # the other one may have been inside first
+            with contextlib.suppress(AgreementError):  # nobody else has issued: it is only to wait
+                self.result(deadline_s)
         return errors
 
     def cpu_of_waiting(self, deadline_s):
@@ -245,7 +251,7 @@ class ProcessRank:
     def start(self, name, *args):
         self._connection.send((name, args))
 
-    def finish(self, timeout_s=60):
+    def finish(self, timeout_s=LONG_S + PATIENCE_S):
         assert self._connection.poll(timeout_s), "the rank hangs"
         good, value = self._connection.recv()
         if not good:

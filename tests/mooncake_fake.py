@@ -19,14 +19,16 @@ PUT, GET = "batch_put_from_multi_buffers", "batch_get_into_multi_buffers"
 
 class FakeEngine:
     """`codes[name]` is the result of an object instead of what its call would be; a call in `held`
-    waits for its event first; one in `raising` raises it. `violations` are what crashes the real
-    engine or fails on RDMA: unregistered memory, and calls after close()."""
+    waits for its event first, one in `cancels` cancels that limit, one in `raising` raises it.
+    `violations` are what crashes the real engine or fails on RDMA: unregistered memory, and calls
+    after close()."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.ranges: dict[int, int] = {}
         self.codes: dict[str, int] = {}
         self.held: dict[str, threading.Event] = {}
+        self.cancels: dict[str, Limit] = {}
         self.raising: dict[str, Exception] = {}
         self.setup_code = 0
         self.num_copies = 1
@@ -104,6 +106,8 @@ class FakeEngine:
         if self.is_closed:
             self.violations.append(f"{call} after close")
         self.calls[call] += 1
+        if call in self.cancels:
+            self.cancels.pop(call).cancel()
         if call in self.held:
             self.held[call].wait()
         if call in self.raising:
@@ -131,7 +135,7 @@ def install(monkeypatch) -> FakeEngine:
 
 def client_of(engine: FakeEngine) -> Iterator[MooncakeClient]:
     """For a fixture. At the end every registration was undone, and nothing was violated."""
-    client = MooncakeClient("master:1", num_lanes=4, call_timeout_s=0.5)
+    client = MooncakeClient("master:1", num_lanes=4, call_timeout_s=1.0)
     yield client
     for gate in engine.held.values():
         gate.set()

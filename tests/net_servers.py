@@ -8,13 +8,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import pytest
 
 from benchmarks import servers
-from benchmarks.servers import BUCKET, S3_KEY, S3_SECRET, MissingWheel, Server, free_port
+from benchmarks.servers import BUCKET, S3_KEY, S3_SECRET, MissingWheel, Server
 
 __all__ = [
     "BUCKET",
     "S3_KEY",
     "S3_SECRET",
-    "free_port",
     "rclone_s3",
     "shared_s3",
     "shared_valkey",

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from waiting import LONG_S
+
 from hicache_ext.agreement import SlotState, TickHeader, TickSchema, pack, unpack
 from hicache_ext.agreement.postmortem import Exchange, explain
 from hicache_ext.agreement.schema import LaneError
@@ -23,7 +25,7 @@ class Peer:
         for op in ops:
             self.log.add(*op)
 
-    def tick(self, deadline_s=5.0):
+    def tick(self, deadline_s=LONG_S):
         """The text of the error in which a tick ends."""
         self.group.issue(self.lanes)
         for _ in range(self.depth):

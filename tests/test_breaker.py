@@ -4,20 +4,13 @@ import random
 import threading
 
 import pytest
+from waiting import Clock
 
 from hicache_ext.errors import StorageError
 from hicache_ext.storage.breaker import BreakerState, CircuitBreaker, Verdict
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.UNKNOWN
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 import pytest
 import ranks
 from divergences import CASES, check, dump_of, part
+from waiting import LONG_S, PATIENCE_S
 
 from hicache_ext.agreement import ShmGroup, TickSchema
-
-DEADLINE_S = 20.0
 
 
 class Dying(ShmGroup):
@@ -39,7 +38,7 @@ def programs_over_gloo(rank, name):
     dist.init_process_group("gloo", init_method=f"file://{name}", rank=rank, world_size=2)
     for depth in (0, 1):
         group = TorchGroup(dist.new_group([0, 1]), num_lanes=num_lanes_of_a_rank())
-        made = ranks.Rank(rank, group, tick_depth=depth, tick_deadline_s=DEADLINE_S)
+        made = ranks.Rank(rank, group, tick_depth=depth, tick_deadline_s=LONG_S)
         yield f"another order, depth {depth}", part(made, "another order")
         made.close()
 
@@ -53,9 +52,9 @@ def programs(rank, name):
     num_lanes = num_lanes_of_a_rank()
     todo = [(case, depth) for case in CASES for depth in (0, 1)]
     for i, (case, depth) in enumerate([*todo, ("other tokens", 1)]):
-        group = Dying(f"{name}-{i}", rank, 2, num_lanes, deadline_s=DEADLINE_S)
+        group = Dying(f"{name}-{i}", rank, 2, num_lanes, deadline_s=LONG_S)
         group.num_left = 1 if i == len(todo) and rank == 1 else 1000
-        made = ranks.Rank(rank, group, tick_depth=depth, tick_deadline_s=DEADLINE_S)
+        made = ranks.Rank(rank, group, tick_depth=depth, tick_deadline_s=LONG_S)
         start = time.monotonic()
         yield f"{case}, depth {depth}", (*part(made, case), time.monotonic() - start)
         made.close()
@@ -90,7 +89,7 @@ def two_ranks(programs, name):
 
 
 def heard(pipe, label):
-    assert pipe.poll(60), f"{label}: a rank hangs"
+    assert pipe.poll(LONG_S + PATIENCE_S), f"{label}: a rank hangs"
     what, value = pipe.recv()
     assert what == label, value
     return value
@@ -103,7 +102,7 @@ def test_over_shared_memory():
                 said = [heard(pipe, f"{case}, depth {depth}")[:2] for pipe in pipes]
                 check(case, depth, 2, said)
         num_ticks, text, seconds = heard(pipes[0], "other tokens, depth 1")
-    assert num_ticks == 2 and seconds < DEADLINE_S / 2
+    assert num_ticks == 2 and seconds < PATIENCE_S
     assert "digest by rank: rank 0: " in text and "could not find out more: " in text
     assert "rank 1" in text.split("could not find out more: ")[1]
     assert dump_of(text).stat().st_size > 0

@@ -18,6 +18,7 @@ from group_backends import (
     make_backend,
     tick,
 )
+from waiting import PATIENCE_S, wait_for
 
 from hicache_ext.agreement import NOT_MINE, LocalGroup, ShmGroup, SlotState
 from hicache_ext.errors import AgreementError
@@ -90,9 +91,7 @@ def test_ready_tells_whether_the_result_is_there(backend):
         rank.call("issue", [7] * NUM_LANES)
         assert not rank.call("ready")
     last.call("issue", [5] * NUM_LANES)
-    end = time.monotonic() + 10
-    while not all(all_ranks(ranks, "ready")) and time.monotonic() < end:
-        time.sleep(0.001)
+    wait_for(lambda: all(all_ranks(ranks, "ready")))
     assert [int(answer[0]) for answer in all_ranks(ranks, "result", 0.5)] == [5] * backend.size
     assert not any(all_ranks(ranks, "ready"))
 
@@ -106,7 +105,7 @@ def test_rank_that_never_ticks_is_named_with_the_last_epochs_and_may_still_come(
     for rank in others:
         rank.start("result", 1.0)
     texts = errors_of(others)
-    assert time.monotonic() - start < 1.6
+    assert time.monotonic() - start < 1.0 + PATIENCE_S
     for text in texts:
         assert re.search(backend.late(backend.size - 1), text), text
         assert "ticks issued by each rank: [" in text, text
@@ -156,7 +155,7 @@ def test_closed_group_is_refused(backend):
 def test_second_thread_is_refused_while_the_first_waits(backend):
     rank = backend.group()[0]
     rank.call("issue", [1] * NUM_LANES)
-    (text,) = rank.call("second_thread", [1] * NUM_LANES, 0.4)
+    (text,) = rank.call("second_thread", [1] * NUM_LANES, 1.0)
     assert "rank 0: issue() in thread" in text and "ticks are of one thread" in text
 
 
@@ -244,7 +243,7 @@ def test_killed_rank_is_an_error_on_every_other_rank_within_the_deadline(backend
     if backend.kind != "local":
         last.kill()
     texts = errors_of(others)
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 1.0 + PATIENCE_S
     assert all("ticks issued by each rank: [" in text for text in texts)
 
 

@@ -19,6 +19,7 @@ from mooncake_fake import (
     slow_down,
 )
 from mooncake_tools import make_store
+from waiting import PATIENCE_S, wait_for
 
 from hicache_ext import HostBuffer
 from hicache_ext.errors import LifetimeError, StorageError, StoreTimeout
@@ -56,14 +57,14 @@ def test_pages_of_a_hanging_call_cannot_be_freed(
     begin_s = time.monotonic()
     with pytest.raises(StoreTimeout, match=r"master:1: no return after") as caught:
         move("full", [key], [buffer.view()[:PAGE_BYTES]])
-    assert time.monotonic() - begin_s < 5
+    assert time.monotonic() - begin_s < PATIENCE_S
     error = caught.value.with_traceback(None)  # the frames of the test hold the view, too
     del caught
     assert not error.wait(0.01)
     with pytest.raises(LifetimeError):
         buffer.close()
     gate.set()
-    assert error.wait(10.0)
+    assert error.wait(PATIENCE_S)
     assert bytes(buffer.view()[:PAGE_BYTES]) == (page_of(1) if call == GET else bytes(PAGE_BYTES))
     buffer.close()
     assert store.stats()["num_late_calls"] == 1
@@ -110,8 +111,7 @@ def test_moves_take_turns(client: MooncakeClient, engine: FakeEngine) -> None:
     found = []
     other = threading.Thread(target=lambda: found.append(get(store, [0])))
     other.start()
-    while not engine.calls[GET]:
-        time.sleep(0.001)
+    wait_for(lambda: engine.calls[GET])
     assert get(store, [1], Limit(0.1)) == [None]  # it holds no pages: no error
     assert engine.calls[GET] == 1
     assert store.exists("full", [key_of(1)]) == [True]  # which is no move
@@ -125,9 +125,21 @@ def test_what_came_before_the_turn_that_never_came_is_delivered(
 ) -> None:
     store, numbers = make_store(client), range(2 * CHUNK_PAGES)
     put(store, numbers)
-    client.moves = threading.Semaphore(1)
-    client.moves.release = lambda: None
-    found = get(store, numbers, Limit(0.5))
+    limit = Limit()
+
+    class OneTurn(threading.Semaphore):
+        """Nobody gives it back, and who asks again is out of time."""
+
+        def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+            if not (is_mine := super().acquire(timeout=timeout)):
+                limit.cancel()
+            return is_mine
+
+        def release(self, n: int = 1) -> None:
+            pass
+
+    client.moves = OneTurn(1)
+    found = get(store, numbers, limit)
     assert found == [page_of(n) for n in numbers[:CHUNK_PAGES]] + [None] * CHUNK_PAGES
 
 
@@ -141,17 +153,24 @@ def test_the_callers_limit_comes_first(client: MooncakeClient, engine: FakeEngin
     assert len(engine.objects) == 1
     engine.held[GET] = threading.Event()
     begin_s = time.monotonic()
-    with pytest.raises(StoreTimeout):
-        get(store, [1], Limit(0.05))
-    limit = Limit()
-    threading.Timer(0.05, limit.cancel).start()
-    with pytest.raises(StoreTimeout):
-        get(store, [1], limit)
+    for limit in (Limit(1.0), Limit()):
+        if limit.remaining_s() is None:
+            engine.cancels[GET] = limit
+        with pytest.raises(StoreTimeout):
+            get(store, [1], limit)
     assert store.stats()["is_open"] == 0
     engine.held["batch_is_exist"] = threading.Event()
-    assert store.exists("full", [key_of(1)], Limit(0.05)) == [False]  # no pages: no error
-    assert time.monotonic() - begin_s < 30
+    limit = engine.cancels["batch_is_exist"] = Limit()
+    assert store.exists("full", [key_of(1)], limit) == [False]  # no pages: no error
+    assert time.monotonic() - begin_s < PATIENCE_S
     assert store.stats()["is_open"] == 1
+
+
+class Nearly(Limit):
+    """Over in 10 ms, until it is cancelled."""
+
+    def remaining_s(self) -> float:
+        return 0.0 if self._cancelled.is_set() else 0.01
 
 
 def test_the_less_time_is_left_the_smaller_the_calls(
@@ -163,8 +182,16 @@ def test_the_less_time_is_left_the_smaller_the_calls(
     engine.calls.clear()
     assert get(store, numbers, Limit(20.0)) == [page_of(n) for n in numbers]
     assert engine.calls[GET] == 1
-    slow_down(engine, 0.03)
-    found = get(store, numbers, Limit(0.01))  # at 50 MB/s not all of them
+    limit = Nearly()
+    get_at_once = engine.batch_get_into_multi_buffers
+
+    def get_and_cancel(*args: object) -> list[int]:
+        codes = get_at_once(*args)
+        limit.cancel()
+        return codes
+
+    engine.batch_get_into_multi_buffers = get_and_cancel
+    found = get(store, numbers, limit)  # at 50 MB/s not all of them
     assert found[0] == page_of(0) and found[-1] is None
 
 
@@ -176,13 +203,14 @@ def test_when_every_lane_hangs_calls_end_all_the_same(
     engine.held[GET] = threading.Event()
     errors = []
     for _ in range(4):
+        limit = engine.cancels[GET] = Limit()
         with pytest.raises(StoreTimeout) as caught:
-            get(store, [1], Limit(0.01))
+            get(store, [1], limit)
         errors.append(caught.value)
     assert get(store, [1]) == [None]
     assert "every call hangs" in store.last_error
     engine.held[GET].set()
-    assert all(error.wait(10.0) for error in errors)
+    assert all(error.wait(PATIENCE_S) for error in errors)
     assert get(store, [1]) == [page_of(1)]
 
 

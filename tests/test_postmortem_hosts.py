@@ -5,6 +5,7 @@ import time
 import pytest
 from peers import SCHEMA, A, B, C, Peer, dump_of, lanes_of
 from together import on_two_hosts, together
+from waiting import LONG_S, PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -36,15 +37,15 @@ def test_a_rank_of_several_hosts_that_leaves_meanwhile_hides_nothing(victim):
 
     def tick(rank):
         if rank.group.rank != victim:
-            return rank.tick(0.5)
+            return rank.tick(LONG_S)
         rank.group.issue(rank.lanes)
-        rank.group.result(5.0)
+        rank.group.result(LONG_S)
         rank.group.close()
         return None
 
     start = time.monotonic()
     said = together(tick, ranks)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < PATIENCE_S
     for group in groups:
         group.close()
     for text in said[:victim] + said[victim + 1 :]:

@@ -8,6 +8,7 @@ import pytest
 from redis_faults import NUMBERS, good_server, good_store, open_store, spoil
 from resp_server import RespServer
 from store_backends import NAMESPACES, PAGE_BYTES, get, key_of, page_of, put
+from waiting import LONG_S, PATIENCE_S, Clock
 
 from hicache_ext.errors import StorageError
 from hicache_ext.storage import Limit, RedisServer, RedisStore
@@ -16,40 +17,43 @@ from hicache_ext.storage.breaker import CircuitBreaker
 server, store = good_server, good_store
 
 
-def test_silence_ends_at_the_limit_and_no_buffer_is_touched_after(server, store) -> None:
+def test_silence_ends_at_the_limit_and_no_buffer_is_touched_after(server) -> None:
+    store = open_store(server, timeout_s=LONG_S)
+    assert all(put(store, NUMBERS))
     go_on = threading.Event()
 
     def silent(words: list[bytes]) -> bytes | None:
         if words[0] == b"GET":
-            go_on.wait(30)
+            go_on.wait(LONG_S)
         return server.answer(words)
 
     server.script = silent
     buffer = bytearray(b"\xa5" * PAGE_BYTES["full"])
     begin = time.monotonic()
     found = store.read_into("full", [key_of(0)], [memoryview(buffer)], Limit(0.1))
-    assert found == [False] and 0.1 <= time.monotonic() - begin < 5
+    assert found == [False] and 0.1 <= time.monotonic() - begin < PATIENCE_S
     go_on.set()  # the answer comes now
     assert get(store, [1]) == [page_of(1)]
     assert buffer == b"\xa5" * PAGE_BYTES["full"]
     assert store.stats()["num_late_calls"] == 1 and store.stats()["num_failed_calls"] == 0
+    store.close()
 
 
-def test_cancel_ends_a_call_that_waits(server, store: RedisStore) -> None:
-    server.script = lambda words: b""
-    limit = Limit()
-    threading.Timer(0.05, limit.cancel).start()
+def test_cancel_ends_a_call_that_waits(server) -> None:
+    store, limit = open_store(server, timeout_s=LONG_S), Limit()
+    server.script = lambda words: limit.cancel() or b""  # type: ignore[func-returns-value]
     begin = time.monotonic()
     assert store.exists("full", [key_of(0)], limit) == [False]
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < PATIENCE_S
     assert store.exists("full", [key_of(0)], limit) == [False]  # and is over for good
+    store.close()
 
 
 def test_what_came_in_time_is_kept(server, store: RedisStore) -> None:
     spoil(server, 2, lambda right: right[:1000])
     buffers = [bytearray(PAGE_BYTES["full"]) for _ in NUMBERS]
     pages = [memoryview(b) for b in buffers]
-    found = store.read_into("full", [key_of(n) for n in NUMBERS], pages, Limit(0.2))
+    found = store.read_into("full", [key_of(n) for n in NUMBERS], pages, Limit(1.5))
     assert found == [True, True, False, False]
     assert buffers[:2] == [page_of(0), page_of(1)]
 
@@ -74,19 +78,19 @@ def test_bytes_one_by_one_are_put_together(server, store: RedisStore) -> None:
 
 
 def test_the_stores_own_timeout_opens_the_breaker(server) -> None:
-    breaker = CircuitBreaker(num_failures=2, open_s=0.3)
-    store = open_store(server, timeout_s=0.1, breaker=breaker)
+    clock = Clock()
+    breaker = CircuitBreaker(num_failures=2, open_s=5.0, clock=clock)
+    store = open_store(server, timeout_s=PATIENCE_S, breaker=breaker)
     put(store, [0])
+    store._timeout_s = 0.1
     server.script = lambda words: b""
     for _ in range(2):
         assert get(store, [0]) == [None]
     assert "0.1 s" in store.last_error
-    begin = time.monotonic()
-    assert get(store, [0]) == [None] and put(store, [1]) == [False]
-    assert time.monotonic() - begin < 0.1  # nobody waits any more
+    assert get(store, [0]) == [None] and put(store, [1]) == [False]  # nobody waits any more
     assert store.stats()["num_skipped_calls"] == 2 and store.stats()["is_open"] == 1
-    server.script = None
-    time.sleep(0.3)
+    server.script, store._timeout_s = None, PATIENCE_S
+    clock.now_s += 5.0
     assert get(store, [0]) == [page_of(0)]
     assert store.stats()["is_open"] == 0
     store.close()
@@ -117,11 +121,12 @@ def test_connections_are_few_and_shared(server) -> None:
     for thread in threads:
         thread.join()
     assert not wrong and server.num_links <= before + 1
-    server.script = lambda words: b""
+    asked = threading.Semaphore(0)
+    server.script = lambda words: asked.release() or b""  # type: ignore[func-returns-value]
     busy = [threading.Thread(target=get, args=(store, [0])) for _ in range(2)]
     for thread in busy:
         thread.start()
-    time.sleep(0.05)
+        assert asked.acquire(timeout=PATIENCE_S)
     assert store.exists("full", [key_of(0)], Limit(0.05)) == [False]  # none comes free
     server.hang_up()
     for thread in busy:

@@ -9,13 +9,14 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from net_servers import free_port, shared_valkey, valkey
+from net_servers import shared_valkey, valkey
 from resp_server import RespServer
 from store_backends import NAMESPACES, PAGE_BYTES, get, key_of, page_of, put
 
 from hicache_ext.errors import StorageError
 from hicache_ext.storage import Limit, RedisServer, RedisStore
 from hicache_ext.storage.breaker import CircuitBreaker
+from hicache_ext.storage.ports import free_port
 
 
 def open_store(where, **options) -> RedisStore:
@@ -150,7 +151,12 @@ def test_a_full_server_refuses_and_goes_on_reading() -> None:
 
 def test_a_replica_is_read_only() -> None:
     # A replica without its primary: it answers reads, and refuses writes.
-    options = ("--replicaof", f"127.0.0.1 {free_port()}", "--repl-diskless-load", "disabled")
+    options = (
+        "--replicaof",
+        f"127.0.0.1 {free_port('127.0.0.1')}",
+        "--repl-diskless-load",
+        "disabled",
+    )
     with valkey(*options) as server, opened(RedisServer(port=server.port)) as store:
         assert put(store, [1]) == [False] and "READONLY" in store.last_error
         assert get(store, [1]) == [None]

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from shm_tools import Entering, enter, fresh_name, segment, wait_for
+from shm_tools import Entering, enter, fresh_name, has_entered, segment
+from waiting import wait_for
 
 from hicache_ext.agreement import ShmGroup
 
@@ -21,7 +22,7 @@ def name():
 def test_child_that_is_forked_while_ranks_meet_neither_leaves_nor_stays_in_the_door(name):
     """It has the file open, too, and ends before or after its parent has met."""
     first = Entering(name, 0)
-    wait_for(lambda: segment(name).exists() and segment(name).stat().st_size > 0)
+    wait_for(lambda: has_entered(name, 0))
     gone = os.fork()
     if gone == 0:
         gc.collect()
@@ -44,10 +45,11 @@ def test_child_that_is_forked_while_ranks_meet_neither_leaves_nor_stays_in_the_d
 
 FORKING_RANK_0 = """
 import os, signal, sys
-from shm_tools import Entering, segment, wait_for
+from shm_tools import Entering, has_entered
+from waiting import LONG_S, wait_for
 name = sys.argv[1]
-Entering(name, 0, deadline_s=30.0)
-wait_for(lambda: segment(name).exists() and segment(name).stat().st_size > 0)
+Entering(name, 0, deadline_s=LONG_S)
+wait_for(lambda: has_entered(name, 0))
 if os.fork() == 0:
     print(os.getpid(), flush=True)  # it has run since the fork: before that it has all files
 signal.pause()

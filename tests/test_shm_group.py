@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from group_worker import ProcessRank
 from shm_tools import LANES, Entering, enter, fresh_name
+from waiting import LONG_S, PATIENCE_S
 
 from hicache_ext.agreement import ShmGroup
 from hicache_ext.errors import AgreementError
@@ -40,8 +41,8 @@ def test_closed_peer_is_told_at_once(name):
     first.issue(LANES)
     start = time.monotonic()
     with pytest.raises(AgreementError, match=r"rank 1 .* has closed the group after 1 ticks"):
-        first.result(10.0)
-    assert time.monotonic() - start < 1
+        first.result(LONG_S)
+    assert time.monotonic() - start < PATIENCE_S
     assert first.ready()
     with pytest.raises(AgreementError, match="has closed the group"):
         first.result(0.0)  # it says so for good, and not that rank 1 is late
@@ -66,7 +67,7 @@ def test_note_tells_why_peers_wait(name):
 
 def test_stopped_process_is_late_and_not_dead(name):
     rank = ProcessRank(multiprocessing.get_context("spawn"))  # a child of this process
-    rank.start("make_shm", name, 1, 2, 10, 10.0)
+    rank.start("make_shm", name, 1, 2, 10, LONG_S)
     mine = ShmGroup(name, 0, 2, 10)
     rank.finish()
     rank.signal(signal.SIGSTOP)
@@ -86,7 +87,7 @@ def test_stopped_process_is_late_and_not_dead(name):
 def test_a_rank_that_cannot_look_does_not_take_its_peers_for_dead(name):
     """No file descriptor is left to read /proc with: a peer that is late is late."""
     rank = ProcessRank()
-    rank.start("make_shm", name, 1, 2, 10, 10.0)
+    rank.start("make_shm", name, 1, 2, 10, LONG_S)
     first = ShmGroup(name, 0, 2, 10)
     rank.finish()
     first.issue(LANES)
@@ -106,7 +107,7 @@ def test_a_rank_that_cannot_look_does_not_take_its_peers_for_dead(name):
 def test_a_rank_spins_for_a_moment_and_then_sleeps(name):
     """The first wait, which has no reason yet to take spinning for a waste."""
     rank = ProcessRank()
-    rank.start("make_shm", name, 1, 2, 10, 10.0)
+    rank.start("make_shm", name, 1, 2, 10, LONG_S)
     mine = ShmGroup(name, 0, 2, 10)
     rank.finish()
     rank.call("issue", LANES)
@@ -139,9 +140,16 @@ def interrupts():
 def test_interrupt_reaches_a_waiting_rank(name, interrupts):
     first, _second = enter(name)
     first.issue(LANES)
-    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
-    timer.start()
+    is_on_its_way = threading.Event()
+
+    def interrupt():
+        assert is_on_its_way.wait(PATIENCE_S)  # an earlier one would end pytest
+        time.sleep(0.1)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        first.result(10.0)
-    assert time.monotonic() - start < 2
+        is_on_its_way.set()
+        first.result(LONG_S)
+    assert time.monotonic() - start < PATIENCE_S

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-import time
 import traceback
 import uuid
 from collections.abc import Callable
@@ -17,13 +16,13 @@ from typing import Any
 import pytest
 from ranks import PAGE_SIZE, Rank
 from spans import W, keys_of, make_tokens
+from waiting import LONG_S, PATIENCE_S
 
 from hicache_ext.flow.io import ThreadIo
+from hicache_ext.flow.op import Phase
 from hicache_ext.flow.record import Record
 from hicache_ext.pool import PageState
 from hicache_ext.tier import Tier
-
-START_TIMEOUT_S = 60
 
 
 class Gate:
@@ -36,7 +35,7 @@ class Gate:
 
     def read_into(self, *args: Any) -> list[bool]:
         self.entered.set()
-        assert self.open.wait(20)
+        assert self.open.wait(LONG_S)
         return self._store.read_into(*args)
 
     def __getattr__(self, name: str) -> Any:
@@ -127,11 +126,9 @@ def abort_during(rank: Rank) -> list[Record]:
     assert op_id is not None
     if rank.rank == 0:
         gate.open.set()
-    records: list[Record] = []
-    for _ in range(50):  # the same number of ticks on both ranks
-        records += rank.cache.tick()
-        time.sleep(0.01)  # a tick takes microseconds, the query before the read may take longer
-    assert gate.entered.wait(20) and not records
+    while rank.cache._prefetches[op_id].phase != Phase.READ:  # which both enter in one tick
+        assert not rank.cache.tick()
+    assert gate.entered.wait(PATIENCE_S)
     rank.cache.abort(op_id)
     for _ in range(5):
         assert not rank.cache.tick()  # rank 1 still reads
@@ -199,13 +196,13 @@ def make_group(kind: str, name: str, rank: int, num_lanes: int) -> Any:
     if kind == "shm":
         from hicache_ext.agreement.shm import ShmGroup
 
-        return ShmGroup(name, rank, 2, num_lanes, deadline_s=20.0)
+        return ShmGroup(name, rank, 2, num_lanes, deadline_s=LONG_S)
     import torch.distributed as dist
 
     from hicache_ext.agreement.torch_group import TorchGroup
 
     dist.init_process_group("gloo", init_method=f"file:///tmp/{name}", rank=rank, world_size=2)
-    return TorchGroup(num_lanes=num_lanes)
+    return TorchGroup(num_lanes=num_lanes, deadline_s=LONG_S)
 
 
 def worker(kind: str, name: str, rank: int, pipe: Any) -> None:
@@ -214,7 +211,7 @@ def worker(kind: str, name: str, rank: int, pipe: Any) -> None:
     try:
         group = make_group(kind, name, rank, TickSchema(["full", "swa"], 64).num_lanes)
         for scenario in SCENARIOS:
-            made = Rank(rank, group, io=ThreadIo(), tick_deadline_s=20.0)
+            made = Rank(rank, group, io=ThreadIo(), tick_deadline_s=LONG_S)
             records = scenario(made)
             pipe.send((scenario.__name__, report(made, records)))
             made.close()
@@ -238,7 +235,7 @@ def test_two_processes(kind: str) -> None:
         for scenario in SCENARIOS:
             reports = []
             for pipe in pipes:
-                assert pipe.poll(START_TIMEOUT_S), f"{scenario.__name__}: a rank hangs"
+                assert pipe.poll(LONG_S + PATIENCE_S), f"{scenario.__name__}: a rank hangs"
                 what, value = pipe.recv()
                 assert what == scenario.__name__, value
                 reports.append(value)

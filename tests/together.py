@@ -15,7 +15,11 @@ _BOARD = threading.RLock()
 
 
 class WaitingGroup(LocalGroup):
-    """A LocalGroup whose result() waits: use `WaitingGroup.simulated(n)`, one thread per rank."""
+    """A LocalGroup whose result() waits: use `WaitingGroup.simulated(n)`, one thread per rank.
+    `in_vain_s` is how long it was to wait for what did not come.
+    """
+
+    in_vain_s = 0.0
 
     def issue(self, lanes: Any) -> None:
         with _BOARD:
@@ -29,6 +33,8 @@ class WaitingGroup(LocalGroup):
         end_s = time.monotonic() + deadline_s
         while not (self.ready() or self._board.closed) and time.monotonic() < end_s:
             time.sleep(0.0005)
+        if not self.ready():
+            self.in_vain_s += deadline_s
         with _BOARD:
             return super().result(0)
 
