@@ -56,7 +56,7 @@ def need(tool: str) -> str:
 
 
 def configure_cmake(folder: Path, python: str, **options: str) -> None:
-    """The CPU part for this interpreter, to be compiled quickly (no optimisation) unless told so."""
+    """The CPU part for this interpreter, compiled quickly (no optimisation) unless told so."""
     options = {
         "HICACHE_CUDA": "OFF",
         "CMAKE_BUILD_TYPE": "None",

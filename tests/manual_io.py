@@ -31,6 +31,7 @@ class ManualIo:
 
     def __init__(self) -> None:
         self._waiting: list[ManualFuture] = []
+        self.num_given_up = 0
 
     def submit(self, call: Callable[[], Any]) -> ManualFuture:
         self._waiting.append(ManualFuture(call))
@@ -42,6 +43,9 @@ class ManualIo:
         for future in futures:
             future.run()
         return len(futures)
+
+    def give_up(self, call: Future[Any]) -> None:
+        self.num_given_up += 1
 
     def close(self) -> None:
         self.run()

@@ -91,3 +91,35 @@ def test_an_op_that_cannot_be_cancelled_keeps_no_page_of_the_others(
         rank.cache.close()
     assert cancelled == ops[::-1]
     rank.close()
+
+
+def test_who_is_given_up_loses_its_thread_to_another() -> None:
+    """Two threads, two calls that hang: nothing else ran any more."""
+    io, go_on = ThreadIo(2, max_hung=2), threading.Event()
+    hung = [io.submit(go_on.wait) for _ in range(4)]
+    waits = [io.submit(lambda: 7), io.submit(lambda: int("x"))]
+    for _ in range(2):  # twice is no more
+        for call in hung:
+            io.give_up(call)
+    assert len(io._hung) == 2 and not any(call.done() for call in (*hung, *waits))
+    go_on.set()
+    assert waits[0].result(30) == 7
+    with pytest.raises(ValueError, match="'x'"):
+        waits[1].result(30)
+    io.close()
+    assert (io._num_free, io._hung, io._running) == (2, set(), set())
+    with pytest.raises(RuntimeError, match="shut down"):
+        io.submit(go_on.wait)
+
+
+def test_calls_in_line_run_beside_one_that_hangs() -> None:
+    io, go_on = ThreadIo(1, max_hung=1), threading.Event()
+    hung = io.submit(go_on.wait)
+    behind = io.submit(lambda: 7)
+    io.give_up(behind)  # which does not run
+    io.give_up(hung)
+    assert behind.result(30) == 7 and not hung.done()
+    assert io.submit(lambda: 8).result(30) == 8
+    go_on.set()
+    io.close()
+    assert hung.result(0)

@@ -119,7 +119,7 @@ def test_a_read_that_gets_on_does_not_hang(scene: Scene, monkeypatch: pytest.Mon
     monkeypatch.setattr(scene.ranks[1].store, "read_into", slow)
     op = scene.ranks[1].cache._prefetches[scene.op_id]
     scene.ranks[1].io.run()
-    assert scene.now_s > 9 * (HANG_S - 1) - 1 and op._io._moved_s == scene.now_s
+    assert scene.now_s > 9 * (HANG_S - 1) - 1 and op._io._watch._moved_s == scene.now_s
     scene.ranks[0].io.run()
     assert [record.outcome for record in scene.pass_time(0)] == [Outcome.COMMITTED]
 

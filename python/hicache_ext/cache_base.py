@@ -175,6 +175,7 @@ class CacheBase:
         self._prefetches.forget(records)
         self.stats.count_records(records)
         self.stats.count_waiting(self._engine.num_waiting, self._engine.max_waiting)
+        self.stats.num_hung_ops = len(self._ctx.lent)
         return records
 
     def close(self) -> None:
@@ -197,4 +198,9 @@ class CacheBase:
     def check_integrity(self) -> None:
         """The tree's invariants, and that the tree owns exactly the attached pages of each pool."""
         self.tree.check_integrity()
-        self.pools.check_owned(self.tree.owned_pages)
+        self.pools.check_owned(self._owned_pages)
+
+    def _owned_pages(self, tier: Tier, name: str) -> list[int]:
+        """And those that it gave up while a store call that hangs reads them."""
+        kept = self._ctx.lent.kept(name) if tier == Tier.HOST else []
+        return self.tree.owned_pages(tier, name) + kept

@@ -23,6 +23,7 @@ class CacheStats:
     num_stored_bytes: int = 0  # L2 to L3
     num_waiting_ops: int = 0  # in line for a slot of the tick, now
     max_waiting_ops: int = 0  # at any publish so far
+    num_hung_ops: int = 0  # given up, and a store call of this rank has not returned, now
     num_outcomes: dict[str, int] = field(default_factory=dict)  # by flow and outcome
     num_refusals: dict[str, int] = field(default_factory=dict)  # prefetches that did not begin
     num_dropped_pages: dict[str, int] = field(default_factory=dict)  # of backups, by reason

@@ -110,6 +110,9 @@ class SimIo:
         else:
             call()
 
+    def give_up(self, call: Future[Any]) -> None:
+        pass
+
     def close(self) -> None:
         for future in self._futures:
             future.end()

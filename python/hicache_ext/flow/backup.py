@@ -2,7 +2,8 @@
 
 After RESERVE and COPY (transfer.py) the tree has the host pages, and
     STORE    writes them to the store, locked until every rank has written its own;
-             a failed write is a later miss, no more
+             a failed write is a later miss, no more; one that hangs is given up by vote, and this
+             rank keeps its pages from being used anew until it returns
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.context import FlowContext
+from hicache_ext.flow.hang import HUNG, Watch
 from hicache_ext.flow.io import settle, wait
 from hicache_ext.flow.op import Phase
 from hicache_ext.flow.pools import Pages
@@ -71,7 +73,9 @@ class BackupOp(TransferOp):
         self._stop = Limit()
         self._host_pins: list[Receipt] = []
         self._store: Future[Written] | None = None
-        self._num_writes = 0  # pages
+        self._num_writes = 0  # pages ...
+        self._written: Pages = {}  # ... and their ids on the host
+        self._watch = Watch(self, ctx)
 
     def take(self, request: BackupRequest, most_pages: int) -> bool:
         """Adds the request, or finds that it has nothing to do; False if it has to wait.
@@ -123,8 +127,10 @@ class BackupOp(TransferOp):
         if self.phase != Phase.STORE:
             return super().state()
         zeros = (0,) * len(self._ctx.pools.names)
-        ready = self._store is None or self._store.done()
-        return SlotState(self.op_id, self.step, ready, 0, zeros, zeros)
+        ready, short = self._store is None or self._store.done(), zeros
+        if not ready and self._watch.hangs():
+            ready, short = True, (HUNG, *zeros[1:])
+        return SlotState(self.op_id, self.step, ready, 0, short, zeros)
 
     def apply(self, agreed: AgreedSlot) -> bool:
         if self.phase != Phase.STORE:
@@ -160,11 +166,12 @@ class BackupOp(TransferOp):
         if self._ctx.store is None:
             return self._finish(Outcome.COMMITTED)
         writes = self._lock_writes()
-        self._num_writes = writes.num_pages
+        self._num_writes, self._written = writes.num_pages, writes.page_ids
         if self._ctx.num_storing >= self._ctx.max_storing:
             self.record.drop(Drop.STORE_BUSY, self._num_writes)
             return self._finish(Outcome.COMMITTED)
         self._ctx.num_storing += 1
+        self._watch.moved()
         self._store = self._call(self._ctx.io, lambda: self._write(writes))
         self._enter(Phase.STORE)
         return False
@@ -184,12 +191,20 @@ class BackupOp(TransferOp):
         """Runs on an I/O thread."""
         store = self._ctx.store
         assert store is not None
-        return write_missing(store, writes, self._stop)
+        return write_missing(store, writes, self._stop, self._watch.moved)
 
     def _apply_store(self) -> bool:
+        """Every rank has written, or some hang. Those pages are in the tree, which may give them
+        up from now on.
+        """
         assert self._store is not None
-        nothing = Written(num_refused=self._num_writes)
-        written, error = settle(self._store, nothing, "backup to the store")
+        written, error = Written(num_refused=self._num_writes), None
+        if self._store.done():
+            written, error = settle(self._store, written, "backup to the store")
+        else:
+            self._stop.cancel()
+            self._ctx.lent.lend([self._store], {}, self._written)
+            error = f"backup {self.op_id}: a store call hangs and was given up"
         if error:
             self.record.local_errors.append(error)
         self.record.drop(Drop.NOT_WRITTEN, written.num_refused)

@@ -34,7 +34,7 @@ class FlowContext:
     is_switching: bool = False  # another store, or none, comes once what is in flight has settled
 
     def __post_init__(self) -> None:
-        self.lent = Lent(self.pools)
+        self.lent = Lent(self.pools, self.io)
 
     @property
     def can_ask_store(self) -> bool:

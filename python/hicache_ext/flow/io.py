@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -26,13 +28,28 @@ class Io(Protocol):
         """
         ...
 
+    def give_up(self, call: Future[Any]) -> None:
+        """It hangs, and its op is over: other calls need not wait for it."""
+        ...
+
     def close(self) -> None: ...
 
 
 class ThreadIo:
-    """Store calls on a few threads; they release the GIL while they move bytes."""
+    """Store calls on a few threads; they release the GIL while they move bytes.
 
-    def __init__(self, num_threads: int = 2) -> None:
+    `num_threads` calls run at a time. One that is given up does not count: another thread takes
+    its place, until `max_hung` of them have not returned.
+    """
+
+    def __init__(self, num_threads: int = 2, max_hung: int = 6) -> None:
+        self._num_free, self._max_hung = num_threads, max_hung
+        self._lock = threading.Lock()
+        self._line: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._running: set[Future[Any]] = set()
+        self._hung: set[Future[Any]] = set()
+        self._is_closed = False
+        num_threads += max_hung
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="hicache-io")
         # All of them start now. A submit that cannot start one raises, and yet leaves its call in
         # line for the others.
@@ -41,11 +58,55 @@ class ThreadIo:
             started.result()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
-        return self._threads.submit(call)
+        future: Future[T] = Future()
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the I/O threads have been shut down")
+            self._line.append((future, call))
+            self._begin()
+        return future
+
+    def give_up(self, call: Future[Any]) -> None:
+        with self._lock:
+            if call in self._running and len(self._hung) < self._max_hung:
+                self._running.remove(call)
+                self._hung.add(call)
+                self._num_free += 1
+                self._begin()
 
     def close(self) -> None:
         """Waits for the calls under way: their buffers belong to the pools."""
+        with self._lock:
+            self._is_closed = True
+            calls = [*self._running, *self._hung, *(future for future, _ in self._line)]
+        for call in calls:
+            wait(call)
         self._threads.shutdown(wait=True)
+
+    def _begin(self) -> None:
+        """Under the lock."""
+        while self._line and self._num_free:
+            future, call = self._line.popleft()
+            self._num_free -= 1
+            self._running.add(future)
+            self._threads.submit(self._run, future, call)
+
+    def _run(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except BaseException as raised:
+            error = raised.with_traceback(None)  # as in _failed
+        with self._lock:
+            if future in self._running:
+                self._running.remove(future)
+                self._num_free += 1
+                self._begin()
+            self._hung.discard(future)
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 class InlineIo:
@@ -59,6 +120,9 @@ class InlineIo:
         except Exception as error:  # handed to whoever reads the future, as a thread would
             return _failed(error)
         return future
+
+    def give_up(self, call: Future[Any]) -> None:
+        pass
 
     def close(self) -> None:
         pass

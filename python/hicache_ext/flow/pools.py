@@ -37,6 +37,8 @@ class PoolSet:
         self._sidecars = dict(sidecars or {})
         self.names = tuple(name for name in device if name not in self._sidecars)
         self._pools = {Tier.DEVICE: dict(device), Tier.HOST: dict(host)}
+        self.withhold: Callable[[str, Sequence[int]], Sequence[int]] = lambda _, ids: ids
+        """Of host pages that are given up, by pool, those that may be free at once."""
         self._plans: dict[tuple[str, Tier, int | None], Plan] = {}  # by layer, None: all
         for name in device:
             specs = device[name].spec, host[name].spec
@@ -141,6 +143,8 @@ class PoolSet:
 
     def free(self, tier: Tier, pages: Pages) -> None:
         for name, ids in pages.items():
+            if tier == Tier.HOST:
+                ids = self.withhold(name, ids)
             if ids:
                 self._pools[tier][name].free(ids)
 

@@ -21,6 +21,7 @@ from hicache_ext.agreement.schema import AgreedSlot, SlotState
 from hicache_ext.flow.context import FlowContext
 from hicache_ext.flow.endpoint_search import EndpointSearch
 from hicache_ext.flow.graft import graft
+from hicache_ext.flow.hang import HUNG, LATE
 from hicache_ext.flow.op import Op, Phase
 from hicache_ext.flow.prefetch_io import PrefetchIo
 from hicache_ext.flow.prefetch_rules import PrefetchPolicy
@@ -31,10 +32,6 @@ from hicache_ext.flow.span import Request, Rest, Span, find_rest, make_span
 from hicache_ext.pool import PageState
 from hicache_ext.tier import Tier
 from hicache_ext.tree.results import Receipt
-
-# In the first `short` lane while the op waits for I/O, whose largest of all ranks counts: the
-# deadline has passed, or a store call gets no further.
-LATE, HUNG = 1, 2
 
 
 class PrefetchOp(Op):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from hicache_ext.flow.context import FlowContext
+from hicache_ext.flow.hang import Watch
 from hicache_ext.flow.io import settle, wait
 from hicache_ext.flow.op import Op
 from hicache_ext.flow.read import Arrived
@@ -20,7 +20,8 @@ class PrefetchIo:
     def __init__(self, op: Op, ctx: FlowContext, errors: list[str]) -> None:
         self._op, self._ctx = op, ctx
         self._errors = errors
-        self._moved_s = self._looks_s = -math.inf  # by the alarm's clock
+        self._watch = Watch(op, ctx)
+        self.moved = self._watch.moved
         self._query: Future[list[int]] | None = None
         self._read: Future[Arrived] | None = None
         self._endpoints: list[int] | None = None
@@ -45,20 +46,9 @@ class PrefetchIo:
         self.moved()
         self._read = self._op._call(self._ctx.io, read)
 
-    def moved(self) -> None:
-        """A call got further. From any thread."""
-        self._moved_s = self._ctx.alarm.clock()
-
     def hangs(self) -> bool:
-        """Whether a call has got no further for long; the op is told when it is to look again."""
-        if self.is_over():
-            return False
-        alarm = self._ctx.alarm
-        now_s = alarm.clock()
-        left_s = self._moved_s + self._ctx.rules.hang_s - now_s
-        if left_s > 0 and self._looks_s <= now_s:
-            self._looks_s = alarm.after(self._op, left_s)
-        return left_s <= 0
+        """Whether a call has got no further for long."""
+        return not self.is_over() and self._watch.hangs()
 
     def endpoints(self) -> list[int] | None:
         """What the query found; None: not yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hicache_ext.flow.pools import PoolSet
@@ -19,6 +19,8 @@ class Writes:
     def __init__(self, pools: PoolSet) -> None:
         self._pools = pools
         self.by_pool: dict[str, tuple[list[bytes], list[memoryview]]] = {}
+        self.page_ids: dict[str, list[int]] = {}
+        """Those that the sidecars share are of the pool that they follow."""
 
     @property
     def num_pages(self) -> int:
@@ -26,6 +28,7 @@ class Writes:
 
     def add(self, component: str, keys: Sequence[bytes], page_ids: Sequence[int]) -> None:
         """The host pages of a component, and those of its sidecars; holes (-1) are skipped."""
+        self.page_ids.setdefault(component, []).extend(i for i in page_ids if i >= 0)
         for name in (component, *self._pools.sidecars_of(component)):
             pool = self._pools.get(Tier.HOST, name)
             to_keys, to_pages = self.by_pool.setdefault(name, ([], []))
@@ -43,8 +46,10 @@ class Written:
     num_refused: int = 0  # that the store lacked and did not take, or was not asked to
 
 
-def write_missing(store: PageStore, writes: Writes, stop: Limit) -> Written:
-    """Writes what the store lacks until `stop` is over.
+def write_missing(
+    store: PageStore, writes: Writes, stop: Limit, moved: Callable[[], None] = lambda: None
+) -> Written:
+    """Writes what the store lacks until `stop` is over. Calls `moved` after each batch.
 
     FULL pages come last: an endpoint shows in the store only once all else of it is there.
     """
@@ -62,4 +67,5 @@ def write_missing(store: PageStore, writes: Writes, stop: Limit) -> Written:
                 taken = store.write_from(name, *wanted, stop)
             written.num_pages[name] += sum(taken)
             written.num_refused += len(lacking) - sum(taken)
+            moved()
     return written
