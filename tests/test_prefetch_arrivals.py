@@ -163,3 +163,39 @@ def test_pages_that_are_there_by_then_are_no_loss(num_ranks: int) -> None:
     for _, second in ranks.drain():
         assert second.num_present_tokens == 6 * PAGE_SIZE and lost(second) == {}
     ranks.close()
+
+
+@pytest.mark.parametrize("rule", ShortWindow)
+@pytest.mark.parametrize("pool", ["full", "swa"])
+def test_a_span_within_a_window_ends_where_the_leading_run_does(
+    num_ranks: int, pool: str, rule: ShortWindow
+) -> None:
+    """Three pages, a window of three: what arrived of the window is whole for what lies in it."""
+    ranks = Ranks(num_ranks, prefetch=PrefetchRules(short_window=rule))
+    tokens = make_tokens(3)
+    keys = fill_stores(ranks, tokens)
+    ranks[num_ranks - 1].store.faults.lost_on_read.add((pool, keys[2]))
+    for record in prefetch(ranks, tokens):
+        found = lost(record)
+        assert record.outcome == Outcome.COMMITTED and record.num_attached_pages == {"swa": 2}
+        kept = 3 if (pool, rule) == ("swa", ShortWindow.KEEP_FULL) else 2
+        assert record.num_committed_tokens == kept * PAGE_SIZE
+        assert found.pop(Loss.NO_WINDOW) == 0
+        why = Loss.NOT_READ if pool == "full" else Loss.STRICT
+        assert found == ({why: 1} if kept == 2 else {})
+    assert hit_pages(ranks, tokens) == 2
+    ranks.each(lambda r: r.check_host(tokens[: 2 * PAGE_SIZE]))
+    ranks.check_idle()
+    ranks.close()
+
+
+def test_a_span_within_a_window_whose_first_page_is_lost_has_no_endpoint(num_ranks: int) -> None:
+    ranks = Ranks(num_ranks)
+    tokens = make_tokens(3)
+    keys = fill_stores(ranks, tokens)
+    ranks[0].store.faults.lost_on_read.add(("swa", keys[0]))
+    for record in prefetch(ranks, tokens):
+        assert record.num_committed_tokens == 3 * PAGE_SIZE and not record.num_attached_pages
+    assert hit_pages(ranks, tokens) == 0
+    ranks.check_idle()
+    ranks.close()

@@ -137,8 +137,11 @@ class Oracle:
             if answer is None:
                 return
             arrived.append(_leading(answer, len(keys)))
-            if window and arrived[-1] == len(keys):
-                answer = _answers(rank, start, "read_into", "swa", keys[-window:])
+            wanted = keys[len(keys) - window : arrived[-1]]
+            if not wanted:
+                num_windows.append(0)
+            elif arrived[-1] == len(keys) or window == len(keys):
+                answer = _answers(rank, start, "read_into", "swa", wanted)
                 if answer is None:
                     return
                 num_windows.append(_leading(answer, window))
@@ -154,11 +157,12 @@ class Oracle:
             return
         losses = [x for x in record.losses if x.why not in (Loss.NOT_STORED, Loss.NOT_COMMON)]
         is_whole = min(arrived) == len(keys) and min(num_windows, default=window) == window
-        asked_for = {"swa": window} if window else {}
-        has_window = set(record.num_attached_pages) == set(asked_for)
+        # Below the endpoint a window is whole only where it reaches back to the anchor.
+        end = window if is_whole else min(num_windows) if window == len(keys) else 0
+        has_window = set(record.num_attached_pages) == ({"swa"} if window and end else set())
         if is_whole and (losses or not has_window):
             raise Violation(f"all of a prefetch arrived everywhere, but: {describe(record)}")
-        if not is_whole and (record.num_attached_pages or not losses):
+        if not is_whole and (not has_window or not losses):
             raise Violation(f"not all of a prefetch arrived everywhere, but: {describe(record)}")
 
 

@@ -67,7 +67,8 @@ def read_span(
     def read(name: str, keys: Sequence[bytes]) -> int:
         """The leading pages that have arrived with their sidecars' parts."""
         sidecars = pools.sidecars_of(name)
-        return min(read_pool(part, held[name], keys) for part in (name, *sidecars))
+        ids = held[name][: len(keys)]
+        return min(read_pool(part, ids, keys) for part in (name, *sidecars))
 
     def read_pool(name: str, ids: Sequence[int], keys: Sequence[bytes]) -> int:
         pool = pools.get(Tier.HOST, name)
@@ -81,9 +82,10 @@ def read_span(
 
     arrived.num_full = read("full", span.keys)
     # A window without its FULL pages cannot be used: do not read it.
-    if arrived.num_full == len(span.keys):
+    if arrived.num_full == len(span.keys) or span.has_whole_windows:
         for name, num_pages in span.window_pages.items():
-            arrived.num_window[name] = read(name, span.keys[len(span.keys) - num_pages :])
+            keys = span.keys[len(span.keys) - num_pages : arrived.num_full]
+            arrived.num_window[name] = read(name, keys)
     return arrived
 
 

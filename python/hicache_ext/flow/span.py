@@ -62,6 +62,21 @@ class Span:
         """Host pages per pool for the first `num_pages` and the window that ends there."""
         return {"full": num_pages, **self._window_pages(num_pages)}
 
+    @property
+    def has_whole_windows(self) -> bool:
+        """Each window reaches back to the anchor, so that an endpoint below has its own as well."""
+        return all(num_pages == len(self.keys) for num_pages in self.window_pages.values())
+
+    def restorable(self, num_full: int, num_window: Mapping[str, int]) -> int:
+        """The largest endpoint for which enough leading pages of each pool have arrived."""
+        if num_full == len(self.keys) and all(
+            num_window[name] >= num_pages for name, num_pages in self.window_pages.items()
+        ):
+            return num_full
+        if not self.has_whole_windows:
+            return 0
+        return min([num_full, *(num_window[name] for name in self.windows)])
+
     def tokens_of(self, num_pages: int) -> bytes:
         """Those of the first `num_pages`."""
         return self.tokens[: len(self.tokens) // len(self.keys) * num_pages]
