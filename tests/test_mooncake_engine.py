@@ -131,10 +131,10 @@ def test_pages_that_a_dead_node_has_cost_one_timeout_and_no_more(
     put(store, numbers)
     for name in list(engine.objects)[::5]:
         engine.codes[name] = -800
-    slow_down(engine, 0.3)
+    slow_down(engine, 0.6)
     engine.calls.clear()
     found = get(store, numbers)
-    assert engine.calls[GET] in (2, 3)  # 0.5 s, and what was under way
+    assert engine.calls[GET] in (2, 3)  # 1 s, and what was under way
     assert found[:CHUNK_PAGES] == [None if n % 5 == 0 else page_of(n) for n in range(CHUNK_PAGES)]
     assert found[3 * CHUNK_PAGES :] == [None] * (7 * CHUNK_PAGES)
     assert store.stats()["is_open"] == 0  # other pages are well

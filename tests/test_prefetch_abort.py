@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from manual_io import ManualIo
 from ranks import Ranks
@@ -9,7 +11,7 @@ from spans import fill_stores, make_tokens, num_attached
 
 from hicache_ext.flow.op import Phase
 from hicache_ext.flow.prefetch_rules import PrefetchPolicy, PrefetchRules
-from hicache_ext.flow.read import READ_BATCH_BYTES, read_leading
+from hicache_ext.flow.read import READ_BATCH_BYTES, read_span
 from hicache_ext.flow.record import Outcome
 from hicache_ext.pool import PageState
 from hicache_ext.storage import Limit
@@ -105,10 +107,16 @@ def test_a_read_in_batches_ends_at_the_first_gap(num_pages: int, lost: int | Non
             return [key != lost for key in keys]
 
     keys = list(range(num_pages))
-    pages = [Page(-key) for key in keys]
-    num_read, error = read_leading(Store(), "full", keys, pages, Limit())  # type: ignore[arg-type]
-    assert error is None and num_read == (num_pages if lost is None else min(lost, num_pages))
-    assert asked == keys[: (num_read // num_batch_pages + 1) * num_batch_pages]
+    pool = SimpleNamespace(
+        page_view=lambda i: Page(-i), spec=SimpleNamespace(page_bytes=Page.nbytes)
+    )
+    pools = SimpleNamespace(get=lambda tier, name: pool, sidecars_of=lambda name: [])
+    span = SimpleNamespace(keys=keys, window_pages={}, has_whole_windows=True)
+    arrived = read_span(Store(), span, pools, {"full": keys}, Limit(), lambda: None)  # type: ignore[arg-type]
+    assert not arrived.errors
+    assert arrived.num_full == (num_pages if lost is None else min(lost, num_pages))
+    assert arrived.num_bytes == arrived.num_full * Page.nbytes
+    assert asked == keys[: (arrived.num_full // num_batch_pages + 1) * num_batch_pages]
 
 
 def test_an_abort_while_the_reads_stop() -> None:

@@ -234,7 +234,7 @@ def test_a_failing_store_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def fail(*args: object) -> list[bool]:
         raise RuntimeError("the disk is on fire")
 
-    for name in ("exists", "read_into", "write_from", "clear"):
+    for name in ("exists_many", "read_many", "write_many", "clear"):
         monkeypatch.setattr(f"hicache_ext.storage.SegmentStore.{name}", fail)
     assert backend.batch_exists(KEYS) == 0 and not backend.exists(KEYS[0])
     assert backend.batch_exists_v2(KEYS, []).kv_hit_pages == 0

@@ -17,7 +17,7 @@ from resp_server import RespServer
 
 from hicache_ext.errors import StorageError, StoreTimeout
 from hicache_ext.integrations.sglang import lent, stores
-from hicache_ext.storage import MemoryStore, SegmentStore
+from hicache_ext.storage import MemoryStore, PageWrite, SegmentStore
 
 PAGES, PLACES = [1, 5, 2, 9], [7, 0, 3, 4]
 KEYS = sg.page_hashes(len(PAGES))
@@ -99,14 +99,16 @@ def test_no_call_takes_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.Mo
     pool = sg.mha_pool("page_first")
     backend = sg.attach(sg.config_of(tmp_path, extra={"timeout_s": 0.05}), pool)
 
-    def late(self, pool, keys, *args):
-        limit = args[-1]
+    def late(self, batches, limit):
         limit.sleep(60.0)
         assert limit.is_over
-        return [False] * len(keys)
+        return [[False] * len(batch.keys) for batch in batches]
 
-    for name in ("exists", "read_into", "write_from"):
-        monkeypatch.setattr(SegmentStore, name, late)
+    def late_write(*args):
+        return [[PageWrite.REFUSED] * len(told) for told in late(*args)]
+
+    for name, call in {"exists": late, "read": late, "write": late_write}.items():
+        monkeypatch.setattr(SegmentStore, f"{name}_many", call)
     start_s = time.monotonic()
     assert backend.batch_exists(KEYS) == 0
     assert backend.batch_get_v1(KEYS, sg.slots_of(pool, PAGES)) == [False] * len(KEYS)

@@ -127,22 +127,6 @@ class PoolObject {
     return flags_of(flags, keys.size());
   }
 
-  py::list move(IoOp op, const py::sequence& objects, const py::sequence& buffers,
-                int64_t deadline_ns, const py::object& cancelled) {
-    const std::vector<PageKey> keys = keys_of(name_, objects);
-    const LentPages pages(name_, buffers, keys.size(), page_bytes_, op);
-    const LentLimit limit(deadline_ns, cancelled);
-    const auto flags = std::make_unique<bool[]>(keys.size());
-    {
-      const py::gil_scoped_release unlocked;
-      if (op == IoOp::kRead)
-        pool_->read(keys, pages.data(), limit.limit(), flags.get());
-      else
-        pool_->write(keys, pages.data(), limit.limit(), flags.get());
-    }
-    return flags_of(flags, keys.size());
-  }
-
   size_t remove(const py::sequence& objects) {
     const std::vector<PageKey> keys = keys_of(name_, objects);
     const py::gil_scoped_release unlocked;
@@ -187,12 +171,70 @@ class PoolObject {
   }
 
  private:
+  friend class LentPart;
   py::object engine_;  // outlives the pool
   storage::Files files_;
   const std::string name_;
   const uint64_t page_bytes_;
   std::unique_ptr<storage::PagePool> pool_;
 };
+
+// (pool, keys, pages) of a call about several pools.
+class LentPart {
+ public:
+  LentPart(IoOp op, PoolObject& object, const py::sequence& keys, const py::sequence& pages)
+      : pool_(object.pool_.get()),
+        keys_(keys_of(object.name_, keys)),
+        pages_(object.name_, pages, keys_.size(), object.page_bytes_, op),
+        is_done_(std::make_unique<bool[]>(keys_.size())),
+        is_new_(std::make_unique<bool[]>(keys_.size())) {}
+
+  storage::PoolPart part() const {
+    return {pool_, keys_, pages_.data(), is_done_.get(), is_new_.get()};
+  }
+  py::list are_done() const { return flags_of(is_done_, keys_.size()); }
+  py::list are_new() const { return flags_of(is_new_, keys_.size()); }
+
+ private:
+  storage::PagePool* pool_;
+  std::vector<PageKey> keys_;
+  LentPages pages_;
+  std::unique_ptr<bool[]> is_done_, is_new_;
+};
+
+std::vector<LentPart> run_all(IoOp op, const py::sequence& objects, int64_t deadline_ns,
+                              const py::object& cancelled) {
+  std::vector<LentPart> lent;
+  lent.reserve(objects.size());
+  for (const py::handle object : objects) {
+    const auto triple = py::reinterpret_borrow<py::sequence>(object);
+    lent.emplace_back(op, triple[0].cast<PoolObject&>(), triple[1].cast<py::sequence>(),
+                      triple[2].cast<py::sequence>());
+  }
+  std::vector<storage::PoolPart> parts;
+  for (const LentPart& part : lent) parts.push_back(part.part());
+  const LentLimit limit(deadline_ns, cancelled);
+  const py::gil_scoped_release unlocked;
+  if (op == IoOp::kRead)
+    storage::PagePool::read(parts, limit.limit());
+  else
+    storage::PagePool::write(parts, limit.limit());
+  return lent;
+}
+
+py::list read_pools(const py::sequence& parts, int64_t deadline_ns, const py::object& cancelled) {
+  py::list out;
+  for (const LentPart& part : run_all(IoOp::kRead, parts, deadline_ns, cancelled))
+    out.append(part.are_done());
+  return out;
+}
+
+py::list write_pools(const py::sequence& parts, int64_t deadline_ns, const py::object& cancelled) {
+  py::list out;
+  for (const LentPart& part : run_all(IoOp::kWrite, parts, deadline_ns, cancelled))
+    out.append(py::make_tuple(part.are_done(), part.are_new()));
+  return out;
+}
 
 Registrar registrar([](py::module_& m) {
   using storage::Durability;
@@ -207,27 +249,15 @@ Registrar registrar([](py::module_& m) {
            py::arg("page_bytes"), py::arg("durability"), py::arg("segment_bytes"),
            py::arg("max_bytes"))
       .def("find", &PoolObject::find, py::arg("keys"))
-      .def(
-          "read",
-          [](PoolObject& pool, const py::sequence& keys, const py::sequence& pages,
-             int64_t deadline_ns, const py::object& cancelled) {
-            return pool.move(IoOp::kRead, keys, pages, deadline_ns, cancelled);
-          },
-          py::arg("keys"), py::arg("pages"), py::kw_only(), py::arg("deadline_ns"),
-          py::arg("cancelled"))
-      .def(
-          "write",
-          [](PoolObject& pool, const py::sequence& keys, const py::sequence& pages,
-             int64_t deadline_ns, const py::object& cancelled) {
-            return pool.move(IoOp::kWrite, keys, pages, deadline_ns, cancelled);
-          },
-          py::arg("keys"), py::arg("pages"), py::kw_only(), py::arg("deadline_ns"),
-          py::arg("cancelled"))
       .def("remove", &PoolObject::remove, py::arg("keys"))
       .def("clear", &PoolObject::clear)
       .def("stats", &PoolObject::stats)
       .def_property_readonly("failure", &PoolObject::failure)
       .def("close", &PoolObject::close);
+  m.def("read_pools", &read_pools, py::arg("parts"), py::kw_only(), py::arg("deadline_ns"),
+        py::arg("cancelled"));
+  m.def("write_pools", &write_pools, py::arg("parts"), py::kw_only(), py::arg("deadline_ns"),
+        py::arg("cancelled"));
 });
 
 }  // namespace

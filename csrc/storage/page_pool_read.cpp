@@ -1,64 +1,89 @@
 #include <algorithm>
 #include <cerrno>
+#include <deque>
 
 #include "hicache/storage/page_pool.h"
 
 namespace hicache::storage {
 
-void PagePool::read(std::span<const PageKey> keys, std::byte* const* pages, const IoLimit& limit,
-                    bool* is_read) {
-  std::fill_n(is_read, keys.size(), false);
+struct PagePool::Reading {
+  PoolPart part;
+  // Of those that are looked for, and were not read yet:
+  std::vector<PageId> ids{};  // by position; pinned
+  std::vector<PageEntry> entries{};
+  std::vector<PageMove> moves{};  // of the entries
+  std::vector<size_t> positions{};
+  std::vector<std::shared_ptr<Segments>> used{};  // stay open
+  std::vector<char> is_genuine{};
+
+  PageIo::Part move() {
+    return {&part.pool->io_, moves, [this](size_t index, const std::byte* bytes) {
+              const PageEntry& entry = entries[index];
+              const uint64_t page_bytes = part.pool->config_.format.page_bytes;
+              is_genuine[index] = checksum_of(entry.key, bytes, page_bytes) == entry.checksum;
+              return is_genuine[index] != 0;
+            }};
+  }
+};
+
+void PagePool::read(std::span<const PoolPart> parts, const IoLimit& limit) {
+  for (const PoolPart& part : parts) std::fill_n(part.is_done, part.keys.size(), false);
   // A second copy stands in for a damaged one: a power failure may have taken its tombstone.
-  for (int num_tries = 3; num_tries > 0; --num_tries)
-    if (!read_once(keys, pages, limit, is_read) || limit.is_over()) break;
-  const auto num_read = static_cast<uint64_t>(std::count(is_read, is_read + keys.size(), true));
-  const std::lock_guard table(table_mutex_);
-  stats_.num_read_pages += num_read;
-  stats_.num_missed_pages += keys.size() - num_read;
+  bool is_any_dropped = true;
+  for (int num_tries = 3; num_tries > 0 && is_any_dropped; --num_tries) {
+    std::deque<Reading> readings;
+    std::vector<PageIo::Part> moves;
+    for (const PoolPart& part : parts) {
+      part.pool->begin(readings.emplace_back(Reading{part}));
+      moves.push_back(readings.back().move());
+    }
+    PageIo::move(IoOp::kRead, moves, limit);
+    is_any_dropped = false;
+    for (Reading& reading : readings) is_any_dropped |= reading.part.pool->end(reading);
+    if (limit.is_over()) break;
+  }
+  for (const PoolPart& part : parts) {
+    const auto num_read = std::count(part.is_done, part.is_done + part.keys.size(), true);
+    const std::lock_guard table(part.pool->table_mutex_);
+    part.pool->stats_.num_read_pages += static_cast<uint64_t>(num_read);
+    part.pool->stats_.num_missed_pages += part.keys.size() - static_cast<uint64_t>(num_read);
+  }
 }
 
-// Those that are not read yet. Returns whether damaged copies were dropped.
-bool PagePool::read_once(std::span<const PageKey> keys, std::byte* const* pages,
-                         const IoLimit& limit, bool* is_read) {
-  std::vector<PageId> ids(keys.size(), kNoPage);
-  std::vector<PageEntry> entries;
-  std::vector<PageMove> moves;
-  std::vector<size_t> positions;
-  std::vector<std::shared_ptr<Segments>> used;  // stay open
-  {
-    const std::lock_guard table(table_mutex_);
-    follow();
-    for (size_t i = 0; i < keys.size(); ++i) {
-      const PageId id = is_read[i] ? kNoPage : table_.find(keys[i]);
-      if (id == kNoPage) continue;
-      const std::shared_ptr<Segments>& segments = numbered_[table_[id].shard]->segments;
-      if (!segments) continue;
-      if (used.empty() || used.back() != segments) used.push_back(segments);
-      ++table_[id].num_pins;
-      ids[i] = id;
-      entries.push_back(table_[id]);
-      moves.push_back({segments.get(), table_[id].slot, pages[i]});
-      positions.push_back(i);
-    }
-    touch_chain(ids);
+void PagePool::begin(Reading& reading) {
+  const PoolPart& part = reading.part;
+  const std::lock_guard table(table_mutex_);
+  follow();
+  reading.ids.assign(part.keys.size(), kNoPage);
+  for (size_t i = 0; i < part.keys.size(); ++i) {
+    const PageId id = part.is_done[i] ? kNoPage : table_.find(part.keys[i]);
+    if (id == kNoPage) continue;
+    const std::shared_ptr<Segments>& segments = numbered_[table_[id].shard]->segments;
+    if (!segments) continue;
+    if (reading.used.empty() || reading.used.back() != segments) reading.used.push_back(segments);
+    ++table_[id].num_pins;
+    reading.ids[i] = id;
+    reading.entries.push_back(table_[id]);
+    reading.moves.push_back({segments.get(), table_[id].slot, part.pages[i]});
+    reading.positions.push_back(i);
   }
-  std::vector<bool> is_genuine(moves.size());
-  io_.move(IoOp::kRead, moves, limit, [&](size_t index, const std::byte* bytes) {
-    const PageEntry& entry = entries[index];
-    is_genuine[index] = checksum_of(entry.key, bytes, config_.format.page_bytes) == entry.checksum;
-    return bool{is_genuine[index]};
-  });
+  reading.is_genuine.assign(reading.moves.size(), 0);
+  touch_chain(reading.ids);
+}
+
+// Returns whether damaged copies were dropped.
+bool PagePool::end(Reading& reading) {
   std::vector<PageEntry> damaged;
   std::vector<int> errors;
-  for (size_t i = 0; i < moves.size(); ++i) {
-    is_read[positions[i]] = is_genuine[i];
-    if (is_genuine[i] || moves[i].error == ECANCELED) continue;
-    damaged.push_back(entries[i]);
-    errors.push_back(moves[i].error);
+  for (size_t i = 0; i < reading.moves.size(); ++i) {
+    reading.part.is_done[reading.positions[i]] = reading.is_genuine[i] != 0;
+    if (reading.is_genuine[i] || reading.moves[i].error == ECANCELED) continue;
+    damaged.push_back(reading.entries[i]);
+    errors.push_back(reading.moves[i].error);
   }
   {
     const std::lock_guard table(table_mutex_);
-    for (const PageId id : ids)
+    for (const PageId id : reading.ids)
       if (id != kNoPage) unpin(id);
   }
   return !damaged.empty() && drop_damaged(damaged, errors);

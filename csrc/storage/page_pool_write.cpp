@@ -16,10 +16,7 @@ struct KeyHash {
 }  // namespace
 
 struct PagePool::Batch {
-  std::span<const PageKey> keys;
-  std::byte* const* pages;
-  const IoLimit& limit;
-  bool* is_stored;
+  PoolPart part;
 
   struct Item {
     size_t position;
@@ -31,34 +28,58 @@ struct PagePool::Batch {
   std::vector<size_t> first_of{};  // by position: the first one with this key
   std::vector<PageId> chain{};     // by position: pinned while they are there
   std::shared_ptr<Segments> segments{};
+
+  PageIo::Part move() {
+    return {&part.pool->io_, moves, [this](size_t index, const std::byte* bytes) {
+              Item& item = items[index];
+              const uint64_t page_bytes = part.pool->config_.format.page_bytes;
+              item.checksum = checksum_of(part.keys[item.position], bytes, page_bytes);
+              return true;
+            }};
+  }
 };
 
-void PagePool::write(std::span<const PageKey> keys, std::byte* const* pages, const IoLimit& limit,
-                     bool* is_stored) {
-  const size_t step = config_.durability == Durability::kPage ? 1 : keys.size();
-  for (size_t begin = 0; begin < keys.size(); begin += step) {
-    Batch batch{keys.subspan(begin, step), pages + begin, limit, is_stored + begin};
-    write_batch(batch);
+void PagePool::write(std::span<const PoolPart> parts, const IoLimit& limit) {
+  std::vector<Batch> batches;
+  for (const PoolPart& part : parts) {
+    if (part.pool->config_.durability != Durability::kPage) {
+      batches.push_back({part});
+      continue;
+    }
+    write_batches(batches, limit);  // what comes before it
+    batches.clear();
+    part.pool->write_singly(part, limit);
   }
-  if (step == keys.size()) return;
-  const std::lock_guard table(table_mutex_);
-  std::vector<PageId> chain;
-  for (const PageKey& key : keys) chain.push_back(table_.find(key));
-  touch_chain(chain);
+  write_batches(batches, limit);
 }
 
-void PagePool::write_batch(Batch& batch) {
-  prepare(batch);
-  io_.move(IoOp::kWrite, batch.moves, batch.limit, [&](size_t index, const std::byte* bytes) {
-    Batch::Item& item = batch.items[index];
-    item.checksum = checksum_of(batch.keys[item.position], bytes, config_.format.page_bytes);
-    return true;
-  });
-  if (const int error = sync_segments(batch); error != 0) {
-    fail(error);
-    for (PageMove& move : batch.moves) move.error = error;
+void PagePool::write_batches(std::span<Batch> batches, const IoLimit& limit) {
+  std::vector<PageIo::Part> moves;
+  for (Batch& batch : batches) {
+    batch.part.pool->prepare(batch);
+    moves.push_back(batch.move());
   }
-  publish(batch);
+  PageIo::move(IoOp::kWrite, moves, limit);
+  for (Batch& batch : batches) {
+    PagePool& pool = *batch.part.pool;
+    if (const int error = pool.sync_segments(batch); error != 0) {
+      pool.fail(error);
+      for (PageMove& move : batch.moves) move.error = error;
+    }
+    pool.publish(batch);
+  }
+}
+
+void PagePool::write_singly(const PoolPart& part, const IoLimit& limit) {
+  for (size_t i = 0; i < part.keys.size(); ++i) {
+    bool* const is_new = part.is_new == nullptr ? nullptr : part.is_new + i;
+    Batch batch{{this, part.keys.subspan(i, 1), part.pages + i, part.is_done + i, is_new}};
+    write_batches({&batch, 1}, limit);
+  }
+  const std::lock_guard table(table_mutex_);
+  std::vector<PageId> chain;
+  for (const PageKey& key : part.keys) chain.push_back(table_.find(key));
+  touch_chain(chain);
 }
 
 void PagePool::prepare(Batch& batch) {
@@ -81,7 +102,8 @@ void PagePool::prepare(Batch& batch) {
     slots = slots_.take(static_cast<uint32_t>(std::min<size_t>(num_new, max_slots_)));
   if (own_ != nullptr) batch.segments = own_->segments;
   for (size_t i = 0; i < slots.size(); ++i)
-    batch.moves.push_back({batch.segments.get(), slots[i], batch.pages[batch.items[i].position]});
+    batch.moves.push_back(
+        {batch.segments.get(), slots[i], batch.part.pages[batch.items[i].position]});
   (is_writable ? stats_.num_refused_pages : stats_.num_write_errors) += num_new - slots.size();
   batch.items.resize(slots.size());
 }
@@ -90,22 +112,23 @@ void PagePool::prepare(Batch& batch) {
 // chain.
 void PagePool::classify(Batch& batch) {
   std::unordered_map<PageKey, size_t, KeyHash> firsts;
-  const size_t num_keys = batch.keys.size();
+  const size_t num_keys = batch.part.keys.size();
   batch.first_of.resize(num_keys);
   batch.chain.assign(num_keys, kNoPage);
   for (size_t i = 0; i < num_keys; ++i) {
-    batch.is_stored[i] = false;
-    const auto [first, is_first] = firsts.try_emplace(batch.keys[i], i);
+    batch.part.is_done[i] = false;
+    if (batch.part.is_new != nullptr) batch.part.is_new[i] = false;
+    const auto [first, is_first] = firsts.try_emplace(batch.part.keys[i], i);
     batch.first_of[i] = first->second;
     if (!is_first) continue;
-    const PageId id = table_.find(batch.keys[i]);
+    const PageId id = table_.find(batch.part.keys[i]);
     if (id == kNoPage) {
       batch.items.push_back({i});
       continue;
     }
     ++table_[id].num_pins;
     batch.chain[i] = id;
-    batch.is_stored[i] = true;
+    batch.part.is_done[i] = true;
   }
 }
 
@@ -164,9 +187,9 @@ void PagePool::publish(Batch& batch) {
     const std::lock_guard table(table_mutex_);
     for (size_t i = batch.items.size(); i-- > 0;) {
       const PageMove& move = batch.moves[i];
-      const PageKey& key = batch.keys[batch.items[i].position];
+      const PageKey& key = batch.part.keys[batch.items[i].position];
       const bool is_twin = table_.find(key) != kNoPage;  // another thread was faster
-      batch.is_stored[batch.items[i].position] = is_twin;
+      batch.part.is_done[batch.items[i].position] = is_twin;
       if (move.error != 0) {
         stats_.num_write_errors += move.error != ECANCELED;
         fail(move.error);
@@ -198,7 +221,8 @@ void PagePool::publish(Batch& batch) {
       ++table_[id].num_pins;
       batch.chain[item.position] = id;
       item.is_told = true;
-      batch.is_stored[item.position] = is_durable;
+      batch.part.is_done[item.position] = is_durable;
+      if (batch.part.is_new != nullptr) batch.part.is_new[item.position] = is_durable;
       stats_.num_written_pages += is_durable;
       if (!is_durable) bury(id);  // others may have seen its record
     }
@@ -215,8 +239,8 @@ void PagePool::finish(Batch& batch) {
     for (const PageId id : batch.chain)
       if (id != kNoPage) unpin(id);
   }
-  for (size_t i = 0; i < batch.keys.size(); ++i)
-    batch.is_stored[i] = batch.is_stored[batch.first_of[i]];
+  for (size_t i = 0; i < batch.part.keys.size(); ++i)
+    batch.part.is_done[i] = batch.part.is_done[batch.first_of[i]];
   compact_if_long(false);
 }
 

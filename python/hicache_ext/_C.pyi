@@ -37,6 +37,8 @@ from hicache_ext._C_storage import IoPath as IoPath
 from hicache_ext._C_storage import PagePool as PagePool
 from hicache_ext._C_storage import PoolDurability as PoolDurability
 from hicache_ext._C_storage import probe_direct_io as probe_direct_io
+from hicache_ext._C_storage import read_pools as read_pools
+from hicache_ext._C_storage import write_pools as write_pools
 from hicache_ext._C_tree import TreeComponent as TreeComponent
 from hicache_ext._C_tree import TreeCore as TreeCore
 from hicache_ext._C_tree import TreeHostPaths as TreeHostPaths

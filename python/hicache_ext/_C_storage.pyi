@@ -58,25 +58,18 @@ class PagePool:
         max_bytes: int,
     ) -> None: ...
     def find(self, keys: Sequence[bytes]) -> list[bool]: ...
-    def read(
-        self,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        *,
-        deadline_ns: int,
-        cancelled: bytearray | None,
-    ) -> list[bool]: ...
-    def write(
-        self,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        *,
-        deadline_ns: int,
-        cancelled: bytearray | None,
-    ) -> list[bool]: ...
     def remove(self, keys: Sequence[bytes]) -> int: ...
     def clear(self) -> int: ...  # an errno, 0: done
     def stats(self) -> dict[str, int]: ...
     @property
     def failure(self) -> int: ...  # the errno that made it read-only
     def close(self) -> None: ...
+
+_Part = tuple[PagePool, Sequence[bytes], Sequence[memoryview]]
+
+def read_pools(
+    parts: Sequence[_Part], *, deadline_ns: int, cancelled: bytearray | None
+) -> list[list[bool]]: ...
+def write_pools(
+    parts: Sequence[_Part], *, deadline_ns: int, cancelled: bytearray | None
+) -> list[tuple[list[bool], list[bool]]]: ...  # of each: which are stored, and which by this call

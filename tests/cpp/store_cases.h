@@ -123,7 +123,9 @@ inline std::vector<bool> put(PagePool& pool, const Numbers& numbers) {
   std::vector<std::byte*> begins;
   for (Page& page : pages) begins.push_back(page.bytes);
   bool is_stored[256] = {};
-  pool.write(keys_of(numbers), begins.data(), IoLimit{}, is_stored);
+  const std::vector<PageKey> keys = keys_of(numbers);
+  const PoolPart part{&pool, keys, begins.data(), is_stored};
+  PagePool::write({&part, 1}, IoLimit{});
   return std::vector<bool>(is_stored, is_stored + numbers.size());
 }
 
@@ -133,7 +135,9 @@ inline std::vector<bool> get(PagePool& pool, const Numbers& numbers) {
   std::vector<std::byte*> begins;
   for (Page& page : pages) begins.push_back(page.bytes);
   bool is_read[256] = {};
-  pool.read(keys_of(numbers), begins.data(), IoLimit{}, is_read);
+  const std::vector<PageKey> keys = keys_of(numbers);
+  const PoolPart part{&pool, keys, begins.data(), is_read};
+  PagePool::read({&part, 1}, IoLimit{});
   for (size_t i = 0; i < numbers.size(); ++i)
     EXPECT(!is_read[i] || pages[i] == page_of(numbers[i]));
   return std::vector<bool>(is_read, is_read + numbers.size());

@@ -1,4 +1,5 @@
 // A folder of pages against a set of numbers: three pools in one process, with and without a quota.
+#include <algorithm>
 #include <memory>
 #include <set>
 #include <thread>
@@ -193,9 +194,60 @@ void test_threads() {
   EXPECT(all(put(pool, {0, 1, 2})) && all(get(pool, {0, 1, 2})));
 }
 
+// All pools in one batch of the engine, whatever the place and the size of their pages.
+void test_several_pools_are_one_submission() {
+  class CountingEngine : public PlainEngine {
+   public:
+    using PlainEngine::PlainEngine;
+    void run(const IoRequest* requests, size_t num_requests, const IoLimit& limit,
+             const IoDone& done) override {
+      sizes.push_back(num_requests);
+      PlainEngine::run(requests, num_requests, limit, done);
+    }
+    std::vector<size_t> sizes;
+  };
+  const Folder folders[3];
+  Files files;
+  CountingEngine engine(files);
+  std::vector<std::unique_ptr<PagePool>> pools;
+  for (const uint64_t page_bytes : {kPageSize, uint64_t{1000}, 3 * kPageSize}) {
+    PoolConfig config = config_of(Durability::kBatch);
+    config.format.page_bytes = page_bytes;
+    pools.push_back(std::make_unique<PagePool>(
+        files, engine, open_dir(files, folders[pools.size()].path), config));
+  }
+  std::vector<Page> pages(3 * 4 * 3), copies(pages.size());
+  for (size_t i = 0; i < pages.size(); ++i) pages[i] = page_of(i);
+  const std::vector<PageKey> keys = keys_of({1, 2, 3, 4});
+  bool flags[3][4] = {}, are_new[3][4] = {};
+  const auto parts_of = [&](std::vector<Page>& arena, std::byte*(&begins)[3][4]) {
+    std::vector<PoolPart> parts;
+    for (size_t pool = 0; pool < 3; ++pool) {
+      for (size_t i = 0; i < 4; ++i) begins[pool][i] = arena[12 * pool + 3 * i].bytes;
+      parts.push_back({pools[pool].get(), keys, begins[pool], flags[pool], are_new[pool]});
+    }
+    return parts;
+  };
+  std::byte* begins[3][4];
+  PagePool::write(parts_of(pages, begins), IoLimit{});
+  EXPECT((engine.sizes == std::vector<size_t>{12}));
+  EXPECT(std::count(&are_new[0][0], &are_new[0][0] + 12, true) == 12);
+  PagePool::read(parts_of(copies, begins), IoLimit{});
+  EXPECT((engine.sizes == std::vector<size_t>{12, 12}));
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT(flags[0][i] && copies[3 * i] == pages[3 * i]);
+    EXPECT(flags[1][i] &&
+           std::memcmp(copies[12 + 3 * i].bytes, pages[12 + 3 * i].bytes, 1000) == 0);
+    EXPECT(flags[2][i] && std::memcmp(&copies[24 + 3 * i], &pages[24 + 3 * i], 3 * kPageSize) == 0);
+  }
+  PagePool::write(parts_of(pages, begins), IoLimit{});
+  EXPECT(engine.sizes.size() == 2 && flags[2][3] && !are_new[2][3]);  // nothing to do
+}
+
 }  // namespace
 
 int main() {
+  test_several_pools_are_one_submission();
   test_threads();
   test_against_a_set();
   test_the_table_is_small();

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hicache_ext.flow.pools import PoolSet
+from hicache_ext.flow.steps import steps_of
 from hicache_ext.storage.limit import Limit
 from hicache_ext.storage.protocol import PageStore
+from hicache_ext.storage.several import PageWrite, PoolBatch, write_many
 from hicache_ext.tier import Tier
 
 WRITE_BATCH_BYTES = 32 << 20  # 10 to 100 ms of a disk, for a store that does not look at its limit
@@ -49,23 +51,19 @@ class Written:
 def write_missing(
     store: PageStore, writes: Writes, stop: Limit, moved: Callable[[], None] = lambda: None
 ) -> Written:
-    """Writes what the store lacks until `stop` is over. Calls `moved` after each batch.
+    """Writes what the store lacks until `stop` is over. Calls `moved` after each step.
 
     FULL pages come last: an endpoint shows in the store only once all else of it is there.
     """
-    written = Written()
-    for name, (keys, pages) in sorted(writes.by_pool.items(), key=lambda w: w[0] == "full"):
-        written.num_pages[name] = 0
-        step = max(1, WRITE_BATCH_BYTES // pages[0].nbytes) if pages else 1
-        for start in range(0, len(keys), step):
-            batch = keys[start : start + step]
-            known = [] if stop.is_over else store.exists(name, batch, stop)
-            lacking = [i for i in range(len(batch)) if not (i < len(known) and known[i])]
-            taken: list[bool] = []
-            if lacking and not stop.is_over:
-                wanted = [batch[i] for i in lacking], [pages[start + i] for i in lacking]
-                taken = store.write_from(name, *wanted, stop)
-            written.num_pages[name] += sum(taken)
-            written.num_refused += len(lacking) - sum(taken)
-            moved()
+    written = Written(dict.fromkeys(writes.by_pool, 0))
+    in_order = sorted(writes.by_pool.items(), key=lambda w: w[0] == "full")
+    wanted = [PoolBatch(name, keys, pages) for name, (keys, pages) in in_order]
+    for step in steps_of([[batch] for batch in wanted], WRITE_BATCH_BYTES):
+        if stop.is_over:
+            written.num_refused += sum(len(batch.keys) for batch in step)
+            continue
+        for batch, fates in zip(step, write_many(store, step, stop), strict=True):
+            written.num_pages[batch.pool] += fates.count(PageWrite.NEW)
+            written.num_refused += fates.count(PageWrite.REFUSED)
+        moved()
     return written

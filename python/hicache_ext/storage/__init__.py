@@ -16,6 +16,7 @@ from .protocol import Capabilities, PageStore
 from .redis import RedisStore
 from .redis_links import RedisServer
 from .segment_store import Durability, SegmentStore
+from .several import PageWrite, PoolBatch, SeveralPools, exists_many, read_many, write_many
 
 __all__ = [
     "Answer",
@@ -31,13 +32,19 @@ __all__ = [
     "MooncakeStore",
     "ObjectStore",
     "PageStore",
+    "PageWrite",
     "Piece",
     "PieceStore",
+    "PoolBatch",
     "RedisServer",
     "RedisStore",
     "SegmentStore",
+    "SeveralPools",
     "StoreNamespace",
+    "exists_many",
     "open_s3",
+    "read_many",
     "restorable_endpoints",
     "store_by_heads",
+    "write_many",
 ]

@@ -2,18 +2,27 @@
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import StorageError
 from .calls import OpenCalls
 from .limit import Limit, is_over
 from .promotion import Promoter
 from .protocol import STAT_NAMES, Capabilities, PageStore, check_lengths
+from .several import (
+    OneOfSeveral,
+    PageWrite,
+    PoolBatch,
+    exists_many,
+    part_of,
+    read_many,
+    write_many,
+)
 
 PROMOTION_BYTES = 64 << 20
 
 
-class FallbackStore:
+class FallbackStore(OneOfSeveral):
     """A page is read from the first store that has it, and written to every store that lacks it.
 
     What a farther store delivered is copied into the nearer ones, by a thread of its own. The
@@ -48,69 +57,53 @@ class FallbackStore:
             shared=any(c.shared for c in each),
         )
 
-    def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
+    def exists_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[bool]]:
         with self._calls.one():
-            return self._exists(pool, keys, limit)
+            return self._exists(batches, limit)
 
-    def read_into(
-        self,
-        pool: str,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        limit: Limit | None = None,
-    ) -> list[bool]:
-        check_lengths(pool, keys, pages)
+    def read_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[bool]]:
+        for batch in batches:
+            check_lengths(*batch)
         with self._calls.one():
-            results = _padded(self.stores[0].read_into(pool, keys, pages, limit), len(keys))
-            for depth, store in enumerate(self.stores[1:], 1):
-                asked = [i for i, is_read in enumerate(results) if not is_read]
-                if not asked or is_over(limit):
+            results = [[False] * len(batch.keys) for batch in batches]
+            for depth, store in enumerate(self.stores):
+                if depth and (all(map(all, results)) or is_over(limit)):
                     break
-                part = [keys[i] for i in asked], [pages[i] for i in asked]
-                answers = store.read_into(pool, *part, limit)
-                found = [i for i, is_read in zip(asked, answers, strict=False) if is_read]
-                for i in found:
-                    results[i] = True
-                if found:
-                    part = [keys[i] for i in found], [pages[i] for i in found]
-                    self._promoter.offer(self.stores[:depth], pool, *part)
-            read = [page.nbytes for page, is_read in zip(pages, results, strict=True) if is_read]
-            self._count(num_read_pages=len(read), read_bytes=sum(read))
-            self._count(num_missed_pages=len(keys) - len(read))
+                for found in _ask_rest(read_many, store, batches, results, limit):
+                    if depth and found.keys:
+                        self._promoter.offer(self.stores[:depth], *found)
+                    num_bytes = sum(page.nbytes for page in found.pages)
+                    self._count(num_read_pages=len(found.keys), read_bytes=num_bytes)
+            self._count(num_missed_pages=sum(told.count(False) for told in results))
             return results
 
-    def write_from(
-        self,
-        pool: str,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        limit: Limit | None = None,
-    ) -> list[bool]:
-        """True where at least one store has the page now."""
-        check_lengths(pool, keys, pages)
+    def write_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[PageWrite]]:
+        """Not REFUSED where at least one store has the page now, NEW where none had it."""
+        for batch in batches:
+            check_lengths(*batch)
         with self._calls.one():
-            had, has = [False] * len(keys), [False] * len(keys)
-            for store in self.stores:
-                known = _padded(store.exists(pool, keys, limit), len(keys))
-                lacking = [i for i, is_there in enumerate(known) if not is_there]
-                had = [a or b for a, b in zip(had, known, strict=True)]
-                part = [keys[i] for i in lacking], [pages[i] for i in lacking]
-                for i, is_taken in zip(lacking, store.write_from(pool, *part, limit), strict=False):
-                    known[i] = is_taken
-                has = [a or b for a, b in zip(has, known, strict=True)]
-            new = {key: i for i, key in enumerate(keys) if has[i] and not had[i]}
-            num_bytes = sum(pages[i].nbytes for i in new.values())
-            self._count(num_written_pages=len(new), written_bytes=num_bytes)
-            return has
+            each = [write_many(store, batches, limit) for store in self.stores]
+            fates = [list(map(_fate, *told)) for told in zip(*each, strict=True)]
+            for batch, told in zip(batches, fates, strict=True):
+                pages = zip(batch.pages, told, strict=True)
+                new = [page.nbytes for page, fate in pages if fate is PageWrite.NEW]
+                self._count(num_written_pages=len(new), written_bytes=sum(new))
+            return fates
 
     def remove(self, pool: str, keys: Sequence[bytes]) -> int:
         with self._calls.one():
             self._promoter.settle()  # else it brings back what is removed
             unique = list(dict.fromkeys(keys))
-            num_there = sum(self._exists(pool, unique, None))
+            (are_there,) = self._exists([PoolBatch(pool, unique)], None)
             for store in self.stores:
                 store.remove(pool, unique)
-            return num_there
+            return sum(are_there)
 
     def clear(self) -> None:
         with self._calls.one():
@@ -140,13 +133,10 @@ class FallbackStore:
             for store in self.stores:
                 store.close()
 
-    def _exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None) -> list[bool]:
-        results = _padded(self.stores[0].exists(pool, keys, limit), len(keys))
-        for store in self.stores[1:]:
-            asked = [i for i, is_there in enumerate(results) if not is_there]
-            answers = store.exists(pool, [keys[i] for i in asked], limit)
-            for i, is_there in zip(asked, answers, strict=False):
-                results[i] = is_there
+    def _exists(self, batches: Sequence[PoolBatch], limit: Limit | None) -> list[list[bool]]:
+        results = [[False] * len(batch.keys) for batch in batches]
+        for store in self.stores:
+            _ask_rest(exists_many, store, batches, results, limit)
         return results
 
     def _count(self, **numbers: int) -> None:
@@ -154,6 +144,27 @@ class FallbackStore:
             self._counters.update(numbers)
 
 
-def _padded(answers: Sequence[bool], num_keys: int) -> list[bool]:
-    """A store that answers short has not done the rest."""
-    return [*answers[:num_keys], *[False] * (num_keys - len(answers))]
+def _ask_rest(
+    ask: Callable[[PageStore, list[PoolBatch], Limit | None], list[list[bool]]],
+    store: PageStore,
+    batches: Sequence[PoolBatch],
+    results: list[list[bool]],
+    limit: Limit | None,
+) -> list[PoolBatch]:
+    """Asks it for what is False in `results`; what it has is True then, and returned."""
+    rests = [[i for i, is_found in enumerate(told) if not is_found] for told in results]
+    asked = [part_of(batch, rest) for batch, rest in zip(batches, rests, strict=True)]
+    found = []
+    for batch, told, rest, answers in zip(
+        batches, results, rests, ask(store, asked, limit), strict=True
+    ):
+        some = [i for i, is_found in zip(rest, answers, strict=True) if is_found]
+        for i in some:
+            told[i] = True
+        found.append(part_of(batch, some))
+    return found
+
+
+def _fate(*fates: PageWrite) -> PageWrite:
+    """Of one page, in all stores together."""
+    return next((f for f in (PageWrite.THERE, PageWrite.NEW) if f in fates), PageWrite.REFUSED)

@@ -14,7 +14,7 @@ from .mooncake_codes import OWN_STATS, Code
 from .mooncake_run import EngineRun
 from .namespace import StoreNamespace
 from .protocol import Capabilities
-from .remote import RemotePool, RemoteStore
+from .remote import RemotePart, RemotePool, RemoteStore
 from .remote_call import EngineError, Patience
 
 logger = logging.getLogger(__name__)
@@ -65,59 +65,55 @@ class MooncakeStore(RemoteStore):
         self._put_config = load_engine().ReplicateConfig()
         self._put_config.replica_num = num_replicas
 
-    def _exists(
-        self, pool: RemotePool, keys: Sequence[bytes], results: list[bool], patience: Patience
-    ) -> None:
-        codes = self._ask(self._engine.batch_is_exist, _names(pool, keys), patience)
-        results[:] = [code == 1 for code in codes]
+    def _exists(self, parts: Sequence[RemotePart], patience: Patience) -> None:
+        names = [name for part in parts for name in _names(part.pool, part.keys)]
+        codes = self._ask(self._engine.batch_is_exist, names, patience)
+        at = 0
+        for part in parts:
+            end = at + len(part.keys)
+            part.results[:] = [code == 1 for code in codes[at:end]]
+            at = end
 
-    def _read(
-        self,
-        pool: RemotePool,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        results: list[bool],
-        patience: Patience,
-    ) -> None:
-        batch = PageBatch(self._client, _names(pool, keys), keys, pages, results)
+    def _read(self, parts: Sequence[RemotePart], patience: Patience) -> None:
+        batch = self._batch(parts)
         moves = self._client.moves
         run = EngineRun(self._client, patience, batch.begin_read, batch.end_read, moves)
         try:
             run.go(batch.chunks(batch.firsts, patience))
         finally:
             for first, other in batch.repeats():  # in one call the engine fills one of them only
-                if results[first]:
-                    pages[other][:] = pages[first]
-                    results[other] = True
+                if batch.results[first]:
+                    batch.pages[other][:] = batch.pages[first]
+                    batch.results[other] = True
+            batch.tell(parts)
             self._count_all(batch.counters)
         if batch.corrupt:  # or the first value would stay for ever
             self._forget(self._ask(self._remove_call, batch.corrupt, patience))
 
-    def _write(
-        self,
-        pool: RemotePool,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        results: list[bool],
-        patience: Patience,
-    ) -> None:
-        batch = PageBatch(self._client, _names(pool, keys), keys, pages, results)
+    def _write(self, parts: Sequence[RemotePart], patience: Patience) -> None:
+        batch = self._batch(parts)
         names = [batch.names[position] for position in batch.firsts]
         there = self._ask(self._engine.batch_is_exist, names, patience)
         new = [at for at, code in zip(batch.firsts, there, strict=True) if code == 0]
         for at, code in zip(batch.firsts, there, strict=True):
-            results[at] = code == 1
+            batch.results[at] = code == 1
         begin = partial(batch.begin_write, self._put_config)
         run = EngineRun(self._client, patience, begin, batch.end_write, self._client.moves)
         try:
             run.go(batch.chunks(new, patience))
         finally:
-            num_written = batch.counters["num_written_pages"]
-            written = {"num_pages": num_written, "written_bytes": num_written * pool.page_bytes}
-            self._count_all({**batch.counters, **written})
+            self._count_all({**batch.counters, "num_pages": batch.counters["num_written_pages"]})
             for first, other in batch.repeats():
-                results[other] = results[first]
-        self._check_replicas([batch.names[at] for at in new if results[at]], patience)
+                batch.results[other] = batch.results[first]
+            batch.tell(parts)
+        self._check_replicas([batch.names[at] for at in new if batch.results[at]], patience)
+
+    def _write_missing(self, parts: Sequence[RemotePart], patience: Patience) -> None:
+        self._write(parts, patience)  # asks by itself
+
+    def _batch(self, parts: Sequence[RemotePart]) -> PageBatch:
+        names = [name for part in parts for name in _names(part.pool, part.keys)]
+        return PageBatch(self._client, names, parts)
 
     def _remove(self, pool: RemotePool, keys: Sequence[bytes], patience: Patience) -> int:
         return self._forget(self._ask(self._remove_call, _names(pool, set(keys)), patience))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..keys import page_checksum
 from .lanes import Lane
 from .mooncake_client import CHUNK_BYTES, CHUNK_PAGES, TRAILER_BYTES, MooncakeClient
 from .mooncake_codes import Code, counter_of
+from .remote import RemotePart
 from .remote_call import Patience
 
 # Of time that is left: a quarter of what a slow network moves, so that four calls fit in.
@@ -21,44 +23,54 @@ Move = Callable[[list[str], list[list[int]], list[list[int]]], list[int]]
 
 
 class PageBatch:
-    """An object is a page and its checksum. `results` and `counters` fill as calls end."""
+    """An object is a page and its checksum. `results`, `are_new` and `counters` fill as calls
+    end; tell() hands them to whom they belong.
+    """
 
     def __init__(
-        self,
-        client: MooncakeClient,
-        names: Sequence[str],
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        results: list[bool],
+        self, client: MooncakeClient, names: Sequence[str], parts: Sequence[RemotePart]
     ) -> None:
-        """At least one page; all of one size. `results` are the caller's, all False."""
+        """`names` of the objects, of all parts one after the other; at least one."""
         self.names = names
-        self.results = results
+        self.pages = [page for part in parts for page in part.pages]
+        self.results = [False] * len(names)
+        self.are_new = [False] * len(names)
         self.counters: Counter[str] = Counter()
         self.corrupt: list[str] = []  # names of objects that are not what was written
         self._client = client
-        self._keys = keys
-        self._pages = pages
-        self._page_bytes = pages[0].nbytes
-        first: dict[bytes, int] = {}
-        for position, key in enumerate(keys):
-            first.setdefault(key, position)
-        self.firsts = list(first.values())  # one position of each key
+        self._keys = [key for part in parts for key in part.keys]
+        self._first: dict[str, int] = {}
+        for position, name in enumerate(names):
+            self._first.setdefault(name, position)
+        self.firsts = list(self._first.values())  # one position of each object
+
+    def tell(self, parts: Sequence[RemotePart]) -> None:
+        """Fills in what is known by now; `parts` are those that it was made of."""
+        at = 0
+        for part in parts:
+            end = at + len(part.keys)
+            part.results[:], part.are_new[:] = self.results[at:end], self.are_new[at:end]
+            at = end
 
     def repeats(self) -> Iterator[tuple[int, int]]:
-        """(first position of the key, a later one) of every key that is there again."""
-        if len(self.firsts) < len(self._keys):
-            first = {self._keys[position]: position for position in self.firsts}
-            for position, key in enumerate(self._keys):
-                if position != first[key]:
-                    yield first[key], position
+        """(first position of the object, a later one) of every one that is there again."""
+        if len(self.firsts) < len(self.names):
+            for position, name in enumerate(self.names):
+                if position != self._first[name]:
+                    yield self._first[name], position
 
     def chunks(self, positions: Sequence[int], patience: Patience) -> Iterator[Sequence[int]]:
         """Of one engine call each: the less time is left, the smaller, to end in time."""
         start = 0
         while start < len(positions):
             most_bytes = min(CHUNK_BYTES, int(patience.left_s() * _BYTES_PER_S))
-            end = start + min(CHUNK_PAGES, max(1, most_bytes // self._page_bytes))
+            end = start + 1
+            num_bytes = self.pages[positions[start]].nbytes
+            while end < min(len(positions), start + CHUNK_PAGES):
+                num_bytes += self.pages[positions[end]].nbytes
+                if num_bytes > most_bytes:
+                    break
+                end += 1
             yield positions[start:end]
             start = end
 
@@ -73,7 +85,7 @@ class PageBatch:
             trailer = trailers[i * TRAILER_BYTES : (i + 1) * TRAILER_BYTES]
             if code < 0:
                 self._count(code)
-            elif code == self._page_bytes + TRAILER_BYTES and self._checksum(position) == trailer:
+            elif code == self._object_bytes(position) and self._checksum(position) == trailer:
                 self.results[position] = True
                 continue
             else:
@@ -93,18 +105,23 @@ class PageBatch:
         for position, code in zip(chunk, codes, strict=True):
             self.results[position] = code in (0, Code.EXISTS)
             if code == 0:
+                self.are_new[position] = True
                 self.counters["num_written_pages"] += 1
+                self.counters["written_bytes"] += self.pages[position].nbytes
             elif code != Code.EXISTS:
                 self._count(code)
 
     def _move(self, move: Move, chunk: Sequence[int], lane: Lane) -> Callable[[], list[int]]:
         """The arrays are exports of the caller's views: neither can be let go of in flight."""
-        arrays = [np.frombuffer(self._pages[position], np.uint8) for position in chunk]
+        arrays = [np.frombuffer(self.pages[position], np.uint8) for position in chunk]
         names = [self.names[position] for position in chunk]
         return partial(_move, self._client, move, names, arrays, self._client.trailers(lane)[1])
 
+    def _object_bytes(self, position: int) -> int:
+        return self.pages[position].nbytes + TRAILER_BYTES
+
     def _checksum(self, position: int) -> bytes:
-        return page_checksum(self._keys[position], self._pages[position])
+        return page_checksum(self._keys[position], self.pages[position])
 
     def _count(self, code: int) -> None:
         counter = counter_of(code)
@@ -117,10 +134,11 @@ def _move(
 ) -> list[int]:
     """On a lane: one engine call, with memory that the engine may reach."""
     addresses = [_C.array_address(array) for array in arrays]
-    page_bytes = arrays[0].nbytes
     parts = [[address, trailers + i * TRAILER_BYTES] for i, address in enumerate(addresses)]
-    passing = client.memory.borrow(addresses, page_bytes)
-    try:
-        return move(names, parts, [[page_bytes, TRAILER_BYTES]] * len(names))
-    finally:
-        client.memory.return_(passing, page_bytes)
+    sizes = [[array.nbytes, TRAILER_BYTES] for array in arrays]
+    with ExitStack() as borrowed:
+        for num_bytes in {array.nbytes for array in arrays}:
+            some = [at for at, a in zip(addresses, arrays, strict=True) if a.nbytes == num_bytes]
+            passing = client.memory.borrow(some, num_bytes)
+            borrowed.callback(client.memory.return_, passing, num_bytes)
+        return move(names, parts, sizes)

@@ -16,7 +16,7 @@ from .object_index import Entry, ObjectIndex, Place, is_index_name, new_batch
 from .object_pool import PoolState, Want
 from .object_requests import Absent, Requests
 from .protocol import Capabilities
-from .remote import RemotePool, RemoteStore
+from .remote import RemotePart, RemotePool, RemoteStore
 from .remote_call import EngineError, Patience
 
 OPEN_TIMEOUT_S = 60.0  # to list and read every index object
@@ -91,66 +91,57 @@ class ObjectStore(RemoteStore):
             self._refresh(state, patience)
         return 0
 
-    def _exists(
-        self, pool: RemotePool, keys: Sequence[bytes], results: list[bool], patience: Patience
-    ) -> None:
-        state = self._states[pool.name]
-        results[:] = [entry is not None for entry in state.find(keys)]
-        if not all(results) and state.age_s >= self._refresh_s:
-            self._refresh(state, patience)
-            results[:] = [entry is not None for entry in state.find(keys)]
+    def _exists(self, parts: Sequence[RemotePart], patience: Patience) -> None:
+        for part in parts:
+            found = self._find(self._states[part.pool.name], part.keys, patience)
+            part.results[:] = [entry is not None for entry in found]
 
-    def _read(
-        self,
-        pool: RemotePool,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        results: list[bool],
-        patience: Patience,
-    ) -> None:
-        state = self._states[pool.name]
-        found = state.find(keys)
-        if None in found and state.age_s >= self._refresh_s:
-            self._refresh(state, patience)
-            found = state.find(keys)
+    def _read(self, parts: Sequence[RemotePart], patience: Patience) -> None:
+        for part in parts:
+            self._read_part(part, patience)
+
+    def _read_part(self, part: RemotePart, patience: Patience) -> None:
+        state = self._states[part.pool.name]
+        found = self._find(state, part.keys, patience)
         broken: set[Place] = set()
 
         fetch = functools.partial(self._fetch, state)
         for want, future in self._requests.map(fetch, state.wants(found), patience):
             try:
-                parts = future.result()
+                pages = future.result()
             except Absent:
                 with state.lock:
                     state.index.lose(want.data_object)
                 continue
-            for (position, entry), part in zip(want.pages, parts, strict=True):
-                if page_checksum(entry.key, part) == entry.checksum:
-                    pages[position][:] = part
-                    results[position] = True
+            for (position, entry), page in zip(want.pages, pages, strict=True):
+                if page_checksum(entry.key, page) == entry.checksum:
+                    part.pages[position][:] = page
+                    part.results[position] = True
                 else:
                     broken.add(entry.place)
         if broken:
             self._count("num_corrupt_pages", len(broken))
             self._bury(state, broken, patience)
 
-    def _write(
-        self,
-        pool: RemotePool,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        results: list[bool],
-        patience: Patience,
-    ) -> None:
-        state = self._states[pool.name]
-        stored = {key for key, entry in zip(keys, state.find(keys), strict=True) if entry}
+    def _write(self, parts: Sequence[RemotePart], patience: Patience) -> None:
+        for part in parts:
+            self._write_part(part, patience)
+
+    def _write_part(self, part: RemotePart, patience: Patience) -> None:
+        state = self._states[part.pool.name]
+        found = state.find(part.keys)
+        stored = {key for key, entry in zip(part.keys, found, strict=True) if entry}
         new: dict[bytes, memoryview] = {}
-        for key, page in zip(keys, pages, strict=True):
-            if key not in stored:
-                new.setdefault(key, page)  # the first value stays
+        first = {}
+        for i, (key, page) in enumerate(zip(part.keys, part.pages, strict=True)):
+            if key not in stored and key not in new:
+                new[key], first[key] = page, i  # the first value stays
         try:
             self._store(state, list(new.items()), stored, patience)
         finally:
-            results[:] = [key in stored for key in keys]
+            part.results[:] = [key in stored for key in part.keys]
+            for i in first.values():
+                part.are_new[i] = part.results[i]
 
     def _remove(self, pool: RemotePool, keys: Sequence[bytes], patience: Patience) -> int:
         state = self._states[pool.name]
@@ -173,6 +164,16 @@ class ObjectStore(RemoteStore):
 
     def _release(self) -> None:
         self._requests.close()
+
+    def _find(
+        self, state: PoolState, keys: Sequence[bytes], patience: Patience
+    ) -> list[Entry | None]:
+        """Of the index, which is read again where it lacks one and is old."""
+        found = state.find(keys)
+        if None in found and state.age_s >= self._refresh_s:
+            self._refresh(state, patience)
+            found = state.find(keys)
+        return found
 
     async def _fetch(self, state: PoolState, want: Want) -> list[memoryview]:
         """The pages of one data object, or what is in their place; a short one is no error."""

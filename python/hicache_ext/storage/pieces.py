@@ -4,17 +4,16 @@ A page is there if all its pieces are. A piece is an object of the inner store, 
 own; which bytes of a page it is, the cut says. Nothing is copied: a piece is a view of its page.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple
 
 from ..errors import StorageError
 from .limit import Limit
 from .protocol import Capabilities, PageStore, check_keys, check_pages
+from .several import OneOfSeveral, PageWrite, PoolBatch, exists_many, read_many, write_many
 
-_Item = TypeVar("_Item")
-
-# One call to the inner store for each. What somebody else may want alone is better in few pieces.
+# A pool of the inner store for each. What somebody else may want alone is better in few pieces.
 MAX_PIECES = 64
 MAX_RUNS = 4
 
@@ -28,7 +27,14 @@ class Piece:
     num_bytes: int
 
 
-class PieceStore:
+class _Cut(NamedTuple):
+    """A batch in pieces; those of a pool that is unknown are none."""
+
+    num_pages: int
+    pieces: list[PoolBatch]
+
+
+class PieceStore(OneOfSeveral):
     """A PageStore whose pools are cut into pools of `inner`, which it owns and closes.
 
     stats() are those of `inner`: they count pieces.
@@ -44,31 +50,26 @@ class PieceStore:
     def capabilities(self) -> Capabilities:
         return replace(self._inner.capabilities, atomic_batch=False)
 
-    def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
-        check_keys(pool, keys)
-        return self._of_all(
-            pool,
-            keys,
-            lambda i, piece, some: self._inner.exists(piece.pool, _at(keys, some), limit),
-        )
+    def exists_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[bool]]:
+        for batch in batches:
+            check_keys(batch.pool, batch.keys)
+        cuts = [self._cut(batch) for batch in batches]
+        return _all_of(exists_many(self._inner, _flat(cuts), limit), cuts)
 
-    def read_into(
-        self,
-        pool: str,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        limit: Limit | None = None,
-    ) -> list[bool]:
-        return self.read_pieces(pool, keys, self._cut(pool, keys, pages, "read"), limit)
+    def read_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[bool]]:
+        """The pieces of a page that is a miss may have been filled."""
+        return self._read([self._cut(batch, "read") for batch in batches], limit)
 
-    def write_from(
-        self,
-        pool: str,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        limit: Limit | None = None,
-    ) -> list[bool]:
-        return self.write_pieces(pool, keys, self._cut(pool, keys, pages, "write"), limit)
+    def write_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[PageWrite]]:
+        """Of a page that is REFUSED some pieces may have been stored: they are found by who writes
+        the page again."""
+        return self._write([self._cut(batch, "write") for batch in batches], limit)
 
     def read_pieces(
         self,
@@ -77,17 +78,8 @@ class PieceStore:
         columns: Sequence[Sequence[memoryview]],
         limit: Limit | None = None,
     ) -> list[bool]:
-        """read_into() where pages do not lie together: columns[p][i] is piece p of page i.
-
-        The pieces of a page that is a miss may have been filled.
-        """
-        return self._of_all(
-            pool,
-            keys,
-            lambda i, piece, some: self._inner.read_into(
-                piece.pool, _at(keys, some), _at(columns[i], some), limit
-            ),
-        )
+        """read_into() where pages do not lie together: columns[p][i] is piece p of page i."""
+        return self._read([self._of_columns(pool, keys, columns)], limit)[0]
 
     def write_pieces(
         self,
@@ -96,15 +88,9 @@ class PieceStore:
         columns: Sequence[Sequence[memoryview]],
         limit: Limit | None = None,
     ) -> list[bool]:
-        """write_from() likewise. Of a page that is False some pieces may have been stored: they
-        are found by who writes the page again."""
-        return self._of_all(
-            pool,
-            keys,
-            lambda i, piece, some: self._inner.write_from(
-                piece.pool, _at(keys, some), _at(columns[i], some), limit
-            ),
-        )
+        """write_from() likewise."""
+        (fates,) = self._write([self._of_columns(pool, keys, columns)], limit)
+        return [fate is not PageWrite.REFUSED for fate in fates]
 
     def remove(self, pool: str, keys: Sequence[bytes]) -> int:
         different = list(dict.fromkeys(keys))
@@ -122,52 +108,62 @@ class PieceStore:
     def close(self) -> None:
         self._inner.close()
 
-    def _of_all(
-        self,
-        pool: str,
-        keys: Sequence[bytes],
-        call: Callable[[int, Piece, list[int]], list[bool]],
-    ) -> list[bool]:
-        """Which pages `call` is true of in each piece; it is asked of those still in question."""
-        some = list(range(len(keys))) if pool in self._cuts else []
-        for piece_idx, piece in enumerate(self._cuts.get(pool, ())):
-            if some:
-                told = call(piece_idx, piece, some)
-                some = [i for i, is_so in zip(some, told, strict=True) if is_so]
-        result = [False] * len(keys)
-        for i in some:
-            result[i] = True
-        return result
+    def _read(self, cuts: Sequence[_Cut], limit: Limit | None) -> list[list[bool]]:
+        return _all_of(read_many(self._inner, _flat(cuts), limit), cuts)
 
-    def _cut(
-        self, pool: str, keys: Sequence[bytes], pages: Sequence[memoryview], access: str
-    ) -> list[list[memoryview]]:
-        if pool not in self._cuts:
-            return []
-        check_pages(pool, keys, pages, self._page_bytes[pool], access)
-        flat = [page.cast("B") for page in pages]
+    def _write(self, cuts: Sequence[_Cut], limit: Limit | None) -> list[list[PageWrite]]:
+        told = iter(write_many(self._inner, _flat(cuts), limit))
+        columns = [[next(told) for _ in cut.pieces] for cut in cuts]
         return [
-            [page[piece.offset : piece.offset + piece.num_bytes] for page in flat]
-            for piece in self._cuts[pool]
+            list(map(_fate, *each)) if each else [PageWrite.REFUSED] * cut.num_pages
+            for cut, each in zip(cuts, columns, strict=True)
         ]
+
+    def _cut(self, batch: PoolBatch, access: str = "") -> _Cut:
+        if batch.pool not in self._cuts:
+            return _Cut(len(batch.keys), [])
+        if access:
+            check_pages(*batch, self._page_bytes[batch.pool], access)
+        flat = [page.cast("B") for page in batch.pages]
+        columns = [
+            [page[piece.offset : piece.offset + piece.num_bytes] for page in flat]
+            for piece in self._cuts[batch.pool]
+        ]
+        return self._of_columns(batch.pool, batch.keys, columns)
+
+    def _of_columns(
+        self, pool: str, keys: Sequence[bytes], columns: Sequence[Sequence[memoryview]]
+    ) -> _Cut:
+        pieces = zip(self._cuts.get(pool, ()), columns, strict=False)
+        return _Cut(len(keys), [PoolBatch(piece.pool, keys, pages) for piece, pages in pieces])
 
 
 class ReplicaStore(PieceStore):
     """Of a rank whose pages another rank has too, and stores: it reads them, and a write is True
     and stores nothing."""
 
-    def write_pieces(
-        self,
-        pool: str,
-        keys: Sequence[bytes],
-        columns: Sequence[Sequence[memoryview]],
-        limit: Limit | None = None,
-    ) -> list[bool]:
-        return [pool in self._cuts] * len(keys)
+    def _write(self, cuts: Sequence[_Cut], limit: Limit | None) -> list[list[PageWrite]]:
+        return [
+            [PageWrite.THERE if cut.pieces else PageWrite.REFUSED] * cut.num_pages for cut in cuts
+        ]
 
 
-def _at(items: Sequence[_Item], some: list[int]) -> list[_Item]:
-    return [items[i] for i in some]
+def _flat(cuts: Sequence[_Cut]) -> list[PoolBatch]:
+    return [piece for cut in cuts for piece in cut.pieces]
+
+
+def _all_of(answers: Sequence[list[bool]], cuts: Sequence[_Cut]) -> list[list[bool]]:
+    """Which pages are True in all pieces; `answers` of these, one after the other."""
+    told = iter(answers)
+    columns = [[next(told) for _ in cut.pieces] for cut in cuts]
+    return [
+        [all(pieces) for pieces in zip(*each, strict=True)] if each else [False] * cut.num_pages
+        for cut, each in zip(cuts, columns, strict=True)
+    ]
+
+
+def _fate(*pieces: PageWrite) -> PageWrite:
+    return next((f for f in (PageWrite.REFUSED, PageWrite.NEW) if f in pieces), PageWrite.THERE)
 
 
 def _page_bytes(pool: str, cut: Sequence[Piece]) -> int:

@@ -33,7 +33,11 @@ class Promoter:
         self._thread.start()
 
     def offer(
-        self, stores: Sequence[PageStore], pool: str, keys: Sequence[bytes], pages: list[memoryview]
+        self,
+        stores: Sequence[PageStore],
+        pool: str,
+        keys: Sequence[bytes],
+        pages: Sequence[memoryview],
     ) -> None:
         """Puts copies in line, of as many of the first pages as there is room for."""
         with self._changed:

@@ -9,7 +9,7 @@ from .breaker import CircuitBreaker
 from .namespace import StoreNamespace
 from .protocol import Capabilities
 from .redis_links import LinkPool, RedisServer
-from .remote import RemotePool, RemoteStore
+from .remote import RemotePart, RemotePool, RemoteStore
 from .remote_call import EngineError, Patience
 from .resp import MAX_VALUE_BYTES, WRONG_LENGTH, Link, LinkError, Refusal, Reply, command
 
@@ -66,73 +66,62 @@ class RedisStore(RemoteStore):
         }
         self._command("open", self._probe)
 
-    def _exists(
-        self, pool: RemotePool, keys: Sequence[bytes], results: list[bool], patience: Patience
-    ) -> None:
+    def _exists(self, parts: Sequence[RemotePart], patience: Patience) -> None:
         refusals: list[Refusal] = []
+        items = _items(parts)
 
         def take(position: int) -> None:
             answer = link.reply()
             if isinstance(answer, Refusal):
                 refusals.append(answer)
             else:
-                results[position] = _number(answer) == 1
+                part, i = items[position]
+                part.results[i] = _number(answer) == 1
 
         with self._links.link(patience) as link:
-            asks = [command(b"EXISTS", name) for name in self._names(pool, keys)]
+            asks = [command(b"EXISTS", self._name(part, i)) for part, i in items]
             _pipeline(link, _groups(asks, NUM_SHORT), NUM_SHORT, take)
-        self._judge(refusals, len(keys))
+        self._judge(refusals, len(items))
 
-    def _read(
-        self,
-        pool: RemotePool,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        results: list[bool],
-        patience: Patience,
-    ) -> None:
-        names = self._names(pool, keys)
+    def _read(self, parts: Sequence[RemotePart], patience: Patience) -> None:
         trailer = memoryview(bytearray(CHECKSUM_BYTES))
         refusals: list[Refusal] = []
         broken: list[bytes] = []
+        items = _items(parts)
+        names = [self._name(part, i) for part, i in items]
 
         def take(position: int) -> None:
-            answer = link.page_into(pages[position], trailer)
+            part, i = items[position]
+            answer = link.page_into(part.pages[i], trailer)
             if answer is True:
-                results[position] = page_checksum(keys[position], pages[position]) == trailer
+                part.results[i] = page_checksum(part.keys[i], part.pages[i]) == trailer
             elif isinstance(answer, Refusal) and not answer.text.startswith(_WRONG_VALUE):
                 refusals.append(answer)
                 return
-            if answer and not results[position]:
+            if answer and not part.results[i]:
                 broken.append(names[position])
 
         with self._links.link(patience) as link:
-            num_waiting = _num_waiting(pool)
+            num_waiting = _num_waiting(parts)
             asks = [command(b"GET", name) for name in names]
             _pipeline(link, _groups(asks, num_waiting), num_waiting, take)
             if broken:
                 self._count("num_corrupt_pages", len(set(broken)))
                 _unlink(link, broken)  # or the first value would stay for ever
-        self._judge(refusals, len(keys))
+        self._judge(refusals, len(items))
 
-    def _write(
-        self,
-        pool: RemotePool,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        results: list[bool],
-        patience: Patience,
-    ) -> None:
-        names = self._names(pool, keys)
-        value_head = b"$%d\r\n" % (pool.page_bytes + CHECKSUM_BYTES)
+    def _write(self, parts: Sequence[RemotePart], patience: Patience) -> None:
         refusals: list[Refusal] = []
+        items = _items(parts)
 
         def commands() -> Iterator[tuple[int, list[bytes | memoryview]]]:
-            for name, key, page in zip(names, keys, pages, strict=True):
+            for part, i in items:
                 if refusals:
                     return  # the server is full, or a replica: it will not take the others either
-                head = b"*4\r\n$3\r\nSET\r\n$%d\r\n%b\r\n%b" % (len(name), name, value_head)
-                yield 1, [head, page, page_checksum(key, page), b"\r\n$2\r\nNX\r\n"]
+                name, page = self._name(part, i), part.pages[i]
+                num_bytes = len(page) + CHECKSUM_BYTES
+                head = b"*4\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(name), name, num_bytes)
+                yield 1, [head, page, page_checksum(part.keys[i], page), b"\r\n$2\r\nNX\r\n"]
 
         def take(position: int) -> None:
             answer = link.reply()
@@ -141,19 +130,22 @@ class RedisStore(RemoteStore):
                 return
             if answer not in (b"OK", None):
                 raise LinkError(f"{str(answer)[:40]!r} in answer to SET")
-            results[position] = True
-            if answer is not None:  # else there is one already
+            part, i = items[position]
+            part.results[i] = True
+            part.are_new[i] = answer is not None  # else there is one already
+            if part.are_new[i]:
                 self._count("num_written_pages")
-                self._count("written_bytes", pool.page_bytes)
+                self._count("written_bytes", part.pool.page_bytes)
                 self._count("num_pages")
 
         with self._links.link(patience) as link:
-            _pipeline(link, commands(), _num_waiting(pool), take)
+            _pipeline(link, commands(), _num_waiting(parts), take)
         self._note(refusals)  # and no more: a full server, or a replica, is still read from
 
     def _remove(self, pool: RemotePool, keys: Sequence[bytes], patience: Patience) -> int:
         with self._links.link(patience) as link:
-            num_removed = _unlink(link, self._names(pool, keys))
+            prefix = self._prefixes[pool.name]
+            num_removed = _unlink(link, [prefix + key.hex().encode() for key in keys])
         self._forget(num_removed)
         return num_removed
 
@@ -186,9 +178,8 @@ class RedisStore(RemoteStore):
                     _number(link.reply())
         return 0
 
-    def _names(self, pool: RemotePool, keys: Sequence[bytes]) -> list[bytes]:
-        prefix = self._prefixes[pool.name]
-        return [prefix + key.hex().encode() for key in keys]
+    def _name(self, part: RemotePart, i: int) -> bytes:
+        return self._prefixes[part.pool.name] + part.keys[i].hex().encode()
 
     def _judge(self, refusals: Sequence[Refusal], num_answers: int) -> None:
         """EngineError if the server refused everything."""
@@ -234,8 +225,14 @@ def _groups(commands: Sequence[bytes], size: int) -> Iterator[tuple[int, list[by
         yield len(some), [b"".join(some)]
 
 
-def _num_waiting(pool: RemotePool) -> int:
-    return max(1, min(NUM_SHORT, WAITING_BYTES // pool.page_bytes))
+def _items(parts: Sequence[RemotePart]) -> list[tuple[RemotePart, int]]:
+    """(part, position in it) of each key of all parts."""
+    return [(part, i) for part in parts for i in range(len(part.keys))]
+
+
+def _num_waiting(parts: Sequence[RemotePart]) -> int:
+    most_bytes = max(part.pool.page_bytes for part in parts)
+    return max(1, min(NUM_SHORT, WAITING_BYTES // most_bytes))
 
 
 def _unlink(link: Link, names: Sequence[bytes]) -> int:

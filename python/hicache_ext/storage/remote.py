@@ -1,7 +1,7 @@
 """RemoteStore: what the stores over a server have in common. A server in trouble is a miss."""
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from .protocol import (
     check_pages,
 )
 from .remote_call import CallOver, EngineError, Patience
+from .several import OneOfSeveral, PageWrite, PoolBatch, fates_of, part_of
 
 _STATS = (
     *STAT_NAMES,
@@ -40,7 +41,30 @@ class RemotePool:
     page_bytes: int
 
 
-class RemoteStore(ABC):
+@dataclass(frozen=True)
+class RemotePart:
+    """Some keys of one pool and, but for a question, their pages, as bytes. All that is True of
+    them is filled in as it comes: `results`, whether it is there, read or stored, and `are_new`,
+    whether this call stored it.
+    """
+
+    pool: RemotePool
+    keys: Sequence[bytes]
+    pages: Sequence[memoryview]
+    results: list[bool]
+    are_new: list[bool]
+
+    @classmethod
+    def of(cls, pool: RemotePool, batch: PoolBatch) -> "RemotePart":
+        num_keys = len(batch.keys)
+        pages = [page.cast("B") for page in batch.pages]
+        return cls(pool, batch.keys, pages, [False] * num_keys, [False] * num_keys)
+
+
+_UNKNOWN = RemotePool("", "", 0)
+
+
+class RemoteStore(OneOfSeveral):
     """A PageStore whose pages lie in a server; the subclass talks to it.
 
     exists, read_into and write_from never raise because of the server: what it did not answer in
@@ -77,38 +101,30 @@ class RemoteStore(ABC):
         self._lock = threading.Lock()  # of the counters
         self._counters = dict.fromkeys(_STATS, 0)
 
-    def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
-        check_keys(pool, keys)
-        results = [False] * len(keys)
-        with self._call(pool) as held:
-            if held and keys:
-                self._attempt(limit, lambda patience: self._exists(held, keys, results, patience))
-        return results
+    def exists_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[bool]]:
+        for batch in batches:
+            check_keys(batch.pool, batch.keys)
+        with self._calls.one():
+            parts = self._parts(batches)
+            self._attempt(limit, parts, self._exists)
+        return [part.results for part in parts]
 
-    def read_into(
-        self,
-        pool: str,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        limit: Limit | None = None,
-    ) -> list[bool]:
-        results = [False] * len(keys)
-        with self._call(pool) as held:
-            if held is None:
-                return results
-            check_pages(pool, keys, pages, held.page_bytes, "read")
-            flat = [page.cast("B") for page in pages]
+    def read_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[bool]]:
+        with self._calls.one():
+            parts = self._parts(batches, "read")
             try:
-                if keys:
-                    self._attempt(
-                        limit, lambda patience: self._read(held, keys, flat, results, patience)
-                    )
+                self._attempt(limit, parts, self._read)
             finally:
-                num_read = sum(results)
-                self._count("num_read_pages", num_read)
-                self._count("num_missed_pages", len(keys) - num_read)
-                self._count("read_bytes", num_read * held.page_bytes)
-        return results
+                for part in filter(_is_known, parts):
+                    num_read = sum(part.results)
+                    self._count("num_read_pages", num_read)
+                    self._count("num_missed_pages", len(part.keys) - num_read)
+                    self._count("read_bytes", num_read * part.pool.page_bytes)
+        return [part.results for part in parts]
 
     def write_from(
         self,
@@ -117,17 +133,18 @@ class RemoteStore(ABC):
         pages: Sequence[memoryview],
         limit: Limit | None = None,
     ) -> list[bool]:
-        results = [False] * len(keys)
-        with self._call(pool) as held:
-            if held is None:
-                return results
-            check_pages(pool, keys, pages, held.page_bytes, "write")
-            if keys:
-                flat = [page.cast("B") for page in pages]
-                self._attempt(
-                    limit, lambda patience: self._write(held, keys, flat, results, patience)
-                )
-        return results
+        with self._calls.one():
+            parts = self._parts([PoolBatch(pool, keys, pages)], "write")
+            self._attempt(limit, parts, self._write)
+        return parts[0].results
+
+    def write_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[PageWrite]]:
+        with self._calls.one():
+            parts = self._parts(batches, "write")
+            self._attempt(limit, parts, self._write_missing)
+        return [fates_of(part.results, part.are_new) for part in parts]
 
     def remove(self, pool: str, keys: Sequence[bytes]) -> int:
         """StorageError if the server does not do it; some of the pages may be gone."""
@@ -153,32 +170,29 @@ class RemoteStore(ABC):
             self._release()
 
     @abstractmethod
-    def _exists(
-        self, pool: RemotePool, keys: Sequence[bytes], results: list[bool], patience: Patience
-    ) -> None:
-        """As read_into() and write_from() below: `results`, all False, are filled in as they come,
-        and CallOver or EngineError ends it early.
+    def _exists(self, parts: Sequence[RemotePart], patience: Patience) -> None:
+        """As read_into() and write_from() below, of one part with a key or more: what they did not
+        come to is left False, and CallOver or EngineError ends it early.
         """
 
     @abstractmethod
-    def _read(
-        self,
-        pool: RemotePool,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        results: list[bool],
-        patience: Patience,
-    ) -> None: ...
+    def _read(self, parts: Sequence[RemotePart], patience: Patience) -> None: ...
 
     @abstractmethod
-    def _write(
-        self,
-        pool: RemotePool,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        results: list[bool],
-        patience: Patience,
-    ) -> None: ...
+    def _write(self, parts: Sequence[RemotePart], patience: Patience) -> None:
+        """A page of a part is found no sooner than those of the parts before."""
+
+    def _write_missing(self, parts: Sequence[RemotePart], patience: Patience) -> None:
+        """_write(), for which no page travels that is there already."""
+        self._exists(parts, patience)
+        lacking = [_lacking(part) for part in parts]
+        try:
+            if wanted := [part for _, part in lacking if part.keys]:
+                self._write(wanted, patience)
+        finally:
+            for part, (positions, written) in zip(parts, lacking, strict=True):
+                for at, i in enumerate(positions):
+                    part.results[i], part.are_new[i] = written.results[at], written.are_new[at]
 
     @abstractmethod
     def _remove(self, pool: RemotePool, keys: Sequence[bytes], patience: Patience) -> int: ...
@@ -199,8 +213,29 @@ class RemoteStore(ABC):
         with self._calls.one():
             yield self._pools.get(pool)
 
-    def _attempt(self, limit: Limit | None, work: Callable[[Patience], None]) -> None:
+    def _parts(self, batches: Sequence[PoolBatch], access: str = "") -> list[RemotePart]:
+        """One for each; that of a pool that is not ours has none of the pages."""
+        parts = []
+        for batch in batches:
+            pool = self._pools.get(batch.pool)
+            if pool is None:
+                parts.append(RemotePart.of(_UNKNOWN, PoolBatch(batch.pool, batch.keys)))
+                continue
+            if access:
+                check_pages(*batch, pool.page_bytes, access)
+            parts.append(RemotePart.of(pool, batch))
+        return parts
+
+    def _attempt(
+        self,
+        limit: Limit | None,
+        parts: Sequence[RemotePart],
+        work: Callable[[Sequence[RemotePart], Patience], None],
+    ) -> None:
         """Whatever ends it early is counted, and told to the breaker."""
+        wanted = [part for part in parts if part.keys and _is_known(part)]
+        if not wanted:
+            return
         ticket = self.breaker.admit()
         if ticket is None:
             self._count("num_skipped_calls")
@@ -209,7 +244,7 @@ class RemoteStore(ABC):
         verdict = Verdict.UNKNOWN
         try:
             patience.left_s()  # CallOver where it is over before it begins
-            work(patience)
+            work(wanted, patience)
             verdict = Verdict.GOOD
         except CallOver:
             self._count("num_late_calls")
@@ -237,3 +272,14 @@ class RemoteStore(ABC):
             reason = str(error)
         self._count("num_failed_calls")
         raise StorageError(f"store at {self.where}: {name}: {reason}")
+
+
+def _is_known(part: RemotePart) -> bool:
+    return part.pool is not _UNKNOWN
+
+
+def _lacking(part: RemotePart) -> tuple[list[int], RemotePart]:
+    """What is not there of it, and where that stands."""
+    some = [i for i, is_there in enumerate(part.results) if not is_there]
+    batch = PoolBatch(part.pool.name, part.keys, part.pages)
+    return some, RemotePart.of(part.pool, part_of(batch, some))

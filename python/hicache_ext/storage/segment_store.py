@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from ..errors import StorageError
 from .calls import OpenCalls
@@ -15,14 +15,22 @@ from .folders import open_namespace, open_root
 from .limit import Limit, is_over
 from .namespace import StoreNamespace
 from .protocol import Capabilities, check_keys, check_namespaces, check_page_bytes
+from .several import OneOfSeveral, PageWrite, PoolBatch, fates_of
 
 if TYPE_CHECKING:  # a store needs neither numpy nor torch
     from .. import _C
     from ..layout import LayoutSpec
 
+    _Part = tuple[_C.PagePool, Sequence[bytes], Sequence[memoryview]]
+
 SEGMENT_BYTES = 256 << 20
 SLOT_ALIGN_BYTES = 4096
 _NO_QUOTA = 2**64 - 1
+
+
+class _Limit(TypedDict):
+    deadline_ns: int
+    cancelled: bytearray | None
 
 
 class Durability(Enum):
@@ -33,7 +41,7 @@ class Durability(Enum):
     PAGE = "page"  # likewise, page by page: what a crash interrupts has kept its first pages
 
 
-class SegmentStore:
+class SegmentStore(OneOfSeveral):
     """A PageStore over a folder that only this user may write. Several processes may share it:
     each writes its own shard, and all read all shards.
 
@@ -139,38 +147,36 @@ class SegmentStore:
                 return StorageError(f"store {self._paths[name]} is read-only: {reason}")
         return None
 
-    def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
-        with self._call(pool) as held:
-            if held is None or is_over(limit):
-                check_keys(pool, keys)
-                return [False] * len(keys)
-            return held.find(keys)
+    def exists_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[bool]]:
+        return [self._exists(batch, limit) for batch in batches]
 
-    def read_into(
-        self,
-        pool: str,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        limit: Limit | None = None,
-    ) -> list[bool]:
-        with self._call(pool) as held:
-            if held is None:
-                return [False] * len(keys)
-            deadline_ns, cancelled = _native(limit)
-            return held.read(keys, pages, deadline_ns=deadline_ns, cancelled=cancelled)
+    def read_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[bool]]:
+        """All pools in one submission."""
+        from .. import _C
 
-    def write_from(
-        self,
-        pool: str,
-        keys: Sequence[bytes],
-        pages: Sequence[memoryview],
-        limit: Limit | None = None,
-    ) -> list[bool]:
-        with self._call(pool) as held:
-            if held is None:
-                return [False] * len(keys)
-            deadline_ns, cancelled = _native(limit)
-            return held.write(keys, pages, deadline_ns=deadline_ns, cancelled=cancelled)
+        results = [[False] * len(batch.keys) for batch in batches]
+        with self._calls.one():
+            known, parts = self._known(batches)
+            for i, told in zip(known, _C.read_pools(parts, **_native(limit)), strict=True):
+                results[i] = told
+        return results
+
+    def write_many(
+        self, batches: Sequence[PoolBatch], limit: Limit | None = None
+    ) -> list[list[PageWrite]]:
+        """All pools in one submission, but for Durability.PAGE."""
+        from .. import _C
+
+        fates = [[PageWrite.REFUSED] * len(batch.keys) for batch in batches]
+        with self._calls.one():
+            known, parts = self._known(batches)
+            for i, told in zip(known, _C.write_pools(parts, **_native(limit)), strict=True):
+                fates[i] = fates_of(*told)
+        return fates
 
     def remove(self, pool: str, keys: Sequence[bytes]) -> int:
         with self._call(pool) as held:
@@ -201,11 +207,24 @@ class SegmentStore:
                 self._last_stats = self._totals()
                 self._release()
 
+    def _exists(self, batch: PoolBatch, limit: Limit | None) -> list[bool]:
+        with self._call(batch.pool) as held:
+            if held is None or is_over(limit):
+                check_keys(batch.pool, batch.keys)
+                return [False] * len(batch.keys)
+            return held.find(batch.keys)
+
     @contextmanager
     def _call(self, pool: str) -> "Iterator[_C.PagePool | None]":
         """The pool, if there is one; close() waits for the end of the block."""
         with self._calls.one():
             yield self._pools.get(pool)
+
+    def _known(self, batches: Sequence[PoolBatch]) -> "tuple[list[int], list[_Part]]":
+        """The batches whose pools there are: where they stand, and what is native of them."""
+        known = [i for i, batch in enumerate(batches) if batch.pool in self._pools]
+        parts = [(self._pools[batches[i].pool], batches[i].keys, batches[i].pages) for i in known]
+        return known, parts
 
     def _totals(self) -> dict[str, int]:
         totals: dict[str, int] = {}
@@ -268,5 +287,7 @@ def _quotas(
     return {name: num_pages * size for name, size in slots.items()}
 
 
-def _native(limit: Limit | None) -> "tuple[int, bytearray | None]":
-    return (0, None) if limit is None else (limit.deadline_ns, limit.cancel_flag)
+def _native(limit: Limit | None) -> "_Limit":
+    if limit is None:
+        return {"deadline_ns": 0, "cancelled": None}
+    return {"deadline_ns": limit.deadline_ns, "cancelled": limit.cancel_flag}

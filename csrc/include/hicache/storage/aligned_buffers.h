@@ -36,8 +36,9 @@ class AlignedBuffers {
     std::vector<std::byte*> buffers_;
   };
 
-  // Between 1 and `most` (> 0) of them; waits while there is none. Take one lease at a time: two
-  // threads that each hold some and wait for more would wait for ever.
+  // Between 1 and `most` (> 0) of them; waits while there is none. Take one lease at a time, and
+  // those of several arenas always in one order: two threads that each hold some and wait for the
+  // other's would wait for ever.
   Lease take(size_t most);
 
   std::byte* data() const { return memory_.data(); }  // the arena, for IoEngine::add_buffer

@@ -29,12 +29,20 @@ class PageIo {
       : engine_(engine), page_bytes_(page_bytes), slot_bytes_(slot_bytes) {}
   ~PageIo();
 
-  void move(IoOp op, std::span<PageMove> moves, const IoLimit& limit, const PageMoved& moved);
+  // Pages of one size. Several parts may have the same PageIo.
+  struct Part {
+    PageIo* io;
+    std::span<PageMove> moves;
+    PageMoved moved;
+  };
+  // All parts as one batch of the engine, which is that of all of them; but for pages that have to
+  // wait for a buffer.
+  static void move(IoOp op, std::span<const Part> parts, const IoLimit& limit);
 
  private:
+  class Submission;
+
   bool is_straight(const std::byte* page) const;
-  void run(IoOp op, std::span<PageMove> moves, std::span<const uint32_t> some,
-           std::byte* const* buffers, const IoLimit& limit, const PageMoved& moved);
   AlignedBuffers& bounce();
 
   IoEngine& engine_;

@@ -59,6 +59,17 @@ struct Shard {
   std::shared_ptr<Segments> segments{};  // as soon as the index says how large they are
 };
 
+class PagePool;
+
+// Some pages of one pool, as a part of a batch of several pools.
+struct PoolPart {
+  PagePool* pool;
+  std::span<const PageKey> keys;
+  std::byte* const* pages;
+  bool* is_done;           // [keys.size()]: read, or stored
+  bool* is_new = nullptr;  // of a write, if asked for: stored by it; a key that comes twice, once
+};
+
 // Thread-safe. No page is ever delivered that is not the page of its key; whatever is in the way of
 // one is told by a false for it.
 class PagePool {
@@ -68,11 +79,11 @@ class PagePool {
   PagePool(Files& files, IoEngine& engine, File dir, const PoolConfig& config);
 
   void find(std::span<const PageKey> keys, bool* is_there);
-  void read(std::span<const PageKey> keys, std::byte* const* pages, const IoLimit& limit,
-            bool* is_read);
-  // First value stays. `keys` are in the order of a chain: what comes later is evicted earlier.
-  void write(std::span<const PageKey> keys, std::byte* const* pages, const IoLimit& limit,
-             bool* is_stored);
+  // The pools have one engine, which gets all pages in one batch.
+  static void read(std::span<const PoolPart> parts, const IoLimit& limit);
+  // First value stays. The keys of a part are in the order of a chain: what comes later is evicted
+  // earlier. A page is found no sooner than those of the parts before.
+  static void write(std::span<const PoolPart> parts, const IoLimit& limit);
   size_t remove(std::span<const PageKey> keys);
   // 0, or -errno where nobody could be told.
   int clear();
@@ -82,6 +93,7 @@ class PagePool {
 
  private:
   class Sink;
+  struct Reading;
   struct Batch;
   // Pages of other shards that somebody dropped who does not own them, as long as their owners have
   // not done so too.
@@ -130,12 +142,13 @@ class PagePool {
   void unpin(PageId id);
 
   // page_pool_read.cpp
-  bool read_once(std::span<const PageKey> keys, std::byte* const* pages, const IoLimit& limit,
-                 bool* is_read);
+  void begin(Reading& reading);
+  bool end(Reading& reading);
   bool drop_damaged(std::span<const PageEntry> damaged, std::span<const int> errors);
 
   // Steps of a write; page_pool_write.cpp.
-  void write_batch(Batch& batch);
+  static void write_batches(std::span<Batch> batches, const IoLimit& limit);
+  void write_singly(const PoolPart& part, const IoLimit& limit);
   void prepare(Batch& batch);
   void classify(Batch& batch);
   void make_room(uint32_t wanted);
