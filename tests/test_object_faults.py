@@ -116,7 +116,7 @@ def test_after_a_failure_no_more_is_sent_and_what_was_sent_counts(door, prefix) 
     with closing(open_store(open_bucket(door.port), prefix, **options)) as store:
         door.refuse, put_data = refuse, store._requests.put
 
-        async def put_and_tell(path: str, data: bytes) -> None:
+        async def put_and_tell(path: str, data: bytes | bytearray) -> None:
             try:
                 await put_data(path, data)
             except EngineError:

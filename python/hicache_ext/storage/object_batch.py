@@ -26,11 +26,36 @@ class Packed(NamedTuple):
 
     batch: Batch
     entries: list[Entry]
-    data: bytes
+    data: bytearray
+
+
+class Buffers:
+    """Memory of one write for its data objects, used again: new memory is zeroed page by page."""
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def join(self, pages: Sequence[memoryview]) -> bytearray:
+        num_bytes, end = sum(page.nbytes for page in pages), 0
+        data = self._free.pop() if self._free else bytearray(num_bytes)
+        if len(data) != num_bytes:  # the last one is shorter
+            data = bytearray(num_bytes)
+        with memoryview(data) as view:
+            for page in pages:
+                start, end = end, end + page.nbytes
+                view[start:end] = page
+        return data
+
+    def give_back(self, data: bytearray) -> None:
+        """Nobody reads it any more."""
+        self._free.append(data)
 
 
 def pack(
-    items: Sequence[tuple[bytes, memoryview]], num_in_object: int, num_in_batch: int
+    items: Sequence[tuple[bytes, memoryview]],
+    num_in_object: int,
+    num_in_batch: int,
+    buffers: Buffers,
 ) -> Iterator[Packed]:
     """`items` are keys and pages. A batch has at most so many objects, an object so many pages."""
     for first in range(0, len(items), num_in_object * num_in_batch):
@@ -43,4 +68,4 @@ def pack(
                 Entry(key, page_checksum(key, page), Place(batch.name, chunk, slot))
                 for slot, (key, page) in enumerate(pages)
             ]
-            yield Packed(batch, entries, b"".join(page for _, page in pages))
+            yield Packed(batch, entries, buffers.join([page for _, page in pages]))

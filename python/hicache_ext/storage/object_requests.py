@@ -121,7 +121,7 @@ class Requests:
             chunks = [chunk async for chunk in self._obstore.list(self._objects, folder)]
         return [meta["path"].removeprefix(folder + "/") for chunk in chunks for meta in chunk]
 
-    async def put(self, path: str, data: bytes) -> None:
+    async def put(self, path: str, data: bytes | bytearray) -> None:
         """In one request, so that it is there as a whole or not at all."""
         with self._own_errors():
             await self._obstore.put_async(self._objects, path, data, use_multipart=False)

@@ -11,7 +11,7 @@ from ..errors import StorageError
 from ..keys import page_checksum
 from .breaker import CircuitBreaker
 from .namespace import StoreNamespace
-from .object_batch import Batch, Packed, pack
+from .object_batch import Batch, Buffers, Packed, pack
 from .object_index import Entry, ObjectIndex, Place, is_index_name, new_batch
 from .object_pool import PoolState, Want
 from .object_requests import Absent, Requests
@@ -202,7 +202,8 @@ class ObjectStore(RemoteStore):
         """
         failures: list[EngineError] = []
         num_in_object = max(1, self._object_bytes // state.page_bytes)
-        packed = pack(items, num_in_object, self._num_requests)
+        buffers = Buffers()
+        packed = pack(items, num_in_object, self._num_requests, buffers)
         wanted = itertools.takewhile(lambda _: not failures, packed)
 
         async def put(packed: Packed) -> list[Entry]:
@@ -211,6 +212,7 @@ class ObjectStore(RemoteStore):
             try:
                 if not failures:
                     await self._requests.put(state.data_path(entries[0].place.data_object), data)
+                    buffers.give_back(data)  # not after a failure: who knows
                     batch.written += entries
             except EngineError as error:
                 failures.append(error)
