@@ -19,7 +19,9 @@ BUILD = ROOT / "build" / KIND
 
 def extension() -> Extension:
     setup = load_setup()
-    made: Extension = setup.make_extension(setup.find_cuda_home() if _C.with_cuda else None)
+    cuda_home = setup.find_cuda_home() if _C.with_cuda else None
+    with_uring = (BUILD / "csrc/storage/io_uring.o").exists()
+    made: Extension = setup.make_extension(cuda_home, with_uring=with_uring)
     return made
 
 

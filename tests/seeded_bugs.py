@@ -1,4 +1,5 @@
-"""Bugs as patches, each put into a copy of the package: what is there to find them must do so.
+"""Bugs as patches, each put into a copy of the package or of the native tree's sources: what is
+there to find them must do so.
 
 A patch in bugs/ begins with what it does, where it comes from and how it is found. If one no longer
 applies, the code around it has changed: put the same bug into the new code.
@@ -13,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -20,13 +22,17 @@ from build_tools import ROOT, need
 
 BUGS = sorted((ROOT / "tests/bugs").glob("*.patch"))
 TREE_BUGS = [path for path in BUGS if path.name.startswith("tree-")]
-FLOW_BUGS = [path for path in BUGS if path not in TREE_BUGS]
+NATIVE_BUGS = [path for path in BUGS if path.name.startswith("native-")]
+FLOW_BUGS = [path for path in BUGS if path not in (*TREE_BUGS, *NATIVE_BUGS)]
 
 
 def package_with(bug: Path, folder: Path) -> Path:
-    """A copy of the package with the bug in it; the folder to import it from."""
+    """A copy of the package with the bug in it, or of the tree's sources in csrc/tree beside the
+    package; the folder to import it from.
+    """
     skip = shutil.ignore_patterns("__pycache__", "*.so")
     shutil.copytree(ROOT / "python/hicache_ext", folder / "python/hicache_ext", ignore=skip)
+    shutil.copytree(ROOT / "csrc/tree", folder / "csrc/tree")
     for module in (ROOT / "python/hicache_ext").glob("*.so"):
         os.symlink(module, folder / "python/hicache_ext" / module.name)
     done = subprocess.run([need("git"), "apply", bug], cwd=folder, capture_output=True, text=True)
@@ -37,16 +43,26 @@ def package_with(bug: Path, folder: Path) -> Path:
 def first_failure(package: Path, finder: str, num: int) -> tuple[int, str] | None:
     """In a process of its own, which has not imported the package yet."""
     sys.path.insert(0, str(package))
-    found: tuple[int, str] | None = importlib.import_module(finder).first_failure(num)
+    module, function = finder.rsplit(".", 1)
+    found: tuple[int, str] | None = getattr(importlib.import_module(module), function)(num)
     assert Path(sys.modules["hicache_ext"].__file__ or "").is_relative_to(package)
     return found
 
 
-def check_found(bug: Path, folder: Path, finder: str, num: int, preload: str) -> None:
-    """`finder` is a module whose first_failure(num) gives the first of `num` seeds that fails;
-    `preload` what takes long to import, once for all bugs.
+def check_found(
+    bug: Path,
+    folder: Path,
+    finder: str,
+    num: int,
+    preload: str,
+    rebuild: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """`finder` is "module.function", and function(num) gives the first of `num` seeds that fails;
+    `preload` what takes long to import, once for all bugs; `rebuild` makes the package in `folder`
+    from the sources there.
     """
     package = package_with(bug, folder)
+    rebuild(folder)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     with ProcessPoolExecutor(1, mp_context=context) as pool:

@@ -14,4 +14,4 @@ def test_there_are_eight() -> None:
 
 @pytest.mark.parametrize("bug", FLOW_BUGS, ids=[path.stem for path in FLOW_BUGS])
 def test_it_is_found(bug: Path, tmp_path: Path) -> None:
-    check_found(bug, tmp_path, "sim.runs", num=500, preload="torch")
+    check_found(bug, tmp_path, "sim.runs.first_failure", num=500, preload="torch")

@@ -14,4 +14,4 @@ def test_there_are_ten_at_least() -> None:
 
 @pytest.mark.parametrize("bug", TREE_BUGS, ids=[path.stem for path in TREE_BUGS])
 def test_it_is_found(bug: Path, tmp_path: Path) -> None:
-    check_found(bug, tmp_path, "tree_seeds", num=100, preload="numpy")
+    check_found(bug, tmp_path, "tree_seeds.first_failure", num=100, preload="numpy")

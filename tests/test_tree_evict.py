@@ -3,6 +3,8 @@
 import pytest
 from tree_tools import DEVICE, HOST, back_up, insert, insert_host, make_tree, residency, tokens
 
+from hicache_ext.tree import Strategy
+
 
 @pytest.fixture
 def tree():
@@ -120,6 +122,17 @@ def test_queues_do_not_remember_deleted_nodes_for_ever(tree):
     assert len(queue._heap) < 200
     assert tree.match_prefix(tokens(0)).node == survivor
     assert tree.evict(DEVICE, {"swa": 1}).device["swa"] == [5100]
+
+
+def test_a_queue_that_forgot_its_deleted_nodes_is_still_in_order():
+    tree = make_tree(strategy=Strategy.PRIORITY)
+    priorities = [i * 37 % 200 for i in range(200)]
+    for i, priority in enumerate(priorities):
+        tree.insert(tokens(1 + i), {"full": [i], "swa": [i]}, b"", priority)
+    tree.coldest(DEVICE, "swa", 1)  # whatever was queued before it had its priority is sorted in
+    tree.evict(DEVICE, {"full": 150})
+    left = sorted(range(200), key=priorities.__getitem__)[150:]
+    assert tree.evict(DEVICE, {"swa": 50}).device["swa"] == left
 
 
 def test_clear_goes_from_the_leaves_up(tree):

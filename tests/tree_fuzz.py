@@ -27,7 +27,15 @@ TIERS = (DEVICE, HOST)
 CORES = ("python", "native")
 MAX_PAGES = 40
 ORACLE_EVERY = 5  # ops, with both cores: the native core's check against the Python tree's
-MASKS = (0, 21, 42, 63)  # page ^ mask: by rank, the rank's own id of the page
+# By rank, the rank's own id of a page and the other way around. Those of one are far apart: the
+# native core's ledger is in pieces of 2^15.
+FAR = {page: page << 12 for page in range(64)}
+OWN_IDS = (
+    None,
+    {page: page ^ 21 for page in range(64)},
+    FAR | {own: page for page, own in FAR.items()},
+    {page: page ^ 63 for page in range(64)},
+)
 
 
 class Fuzz:
@@ -50,7 +58,7 @@ class Fuzz:
         num_ranks = rng.choice((1, 1, 1, 2, 2, 3, 4))
         trees = [self.make_tree(rng.choice(cores), *policies) for _ in range(num_ranks)]
         self.has_oracle = "python" in cores
-        self.ranks = Ranks(trees, MASKS[:num_ranks])
+        self.ranks = Ranks(trees, OWN_IDS[:num_ranks])
         self.each, self.tree = self.ranks.each, self.ranks.trees[0]
         self.model = FullModel(window, states=has_states, strategy=strategy, gaps=has_gaps)
         self.kinds = self.model.kinds

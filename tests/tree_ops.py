@@ -239,6 +239,7 @@ def run_window(fuzz, kind, anchor, end, ids):
             if fuzz.rng.random() < 0.5:
                 txn.stage()
             txn.commit()
+        tree.check_integrity()  # before the nodes are unlocked, and queued for that
         results.append(tree.result_of(txn))
     attached, released = fuzz.model.window(anchor, end, ids, kind)
     assert all((r.attached, r.released) == (attached, released) for r in results), results

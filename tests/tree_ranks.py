@@ -14,21 +14,24 @@ class PerRank(tuple):
 
 
 class RankTree:
-    """A tree behind the model's page ids: `mask` turns them into the rank's own, and back."""
+    """A tree behind the model's page ids: `own` has the rank's own by those, and those by its own;
+    None: they are the same.
+    """
 
-    def __init__(self, tree, mask):
+    def __init__(self, tree, own):
         self.tree = tree
-        self.mask = mask
+        self.own = own
 
     def __getattr__(self, name):
         return getattr(self.tree, name)  # the calls without page ids
 
     def ids(self, pages):
-        if not self.mask:
+        if not self.own:
             return pages
         if isinstance(pages, dict):
             return {kind: self.ids(ids) for kind, ids in pages.items()}
-        return pages and [page if page < 0 else page ^ self.mask for page in pages]
+        own = self.own.get
+        return pages and [own(page, page) for page in pages]
 
     def insert(self, tokens, pages, *args):
         result = self.tree.insert(tokens, self.ids(pages), *args)
@@ -76,15 +79,12 @@ class RankTree:
 
     def page_rows(self):
         facts, ids = self.tree.page_rows()
-        mask = self.mask
-        if mask:
-            ids = [page if page is None else page ^ mask for page in ids]
-        return PageRows(facts, ids)
+        return PageRows(facts, self.ids(ids))
 
 
 class Ranks:
-    def __init__(self, trees, masks):
-        self._trees = [RankTree(tree, mask) for tree, mask in zip(trees, masks, strict=True)]
+    def __init__(self, trees, owns):
+        self._trees = [RankTree(tree, own) for tree, own in zip(trees, owns, strict=True)]
         self.is_checked = False
 
     @property

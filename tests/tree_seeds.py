@@ -41,12 +41,17 @@ def run_many(first, num):
     return seed_runs.on_all_cores(run_batch, first, num)
 
 
-def first_failure(num):
-    """The first of `num` seeds that fails with the Python core, and what is wrong with it."""
+def first_failure(num, cores=("python",)):
+    """The first of `num` seeds that fails, and what is wrong with it."""
     for seed in range(num):
-        if wrong := run_seed(seed, ("python",)):
+        if wrong := run_seed(seed, cores):
             return seed, wrong
     return None
+
+
+def first_native_failure(num):
+    """Of the sequences that run_all() runs."""
+    return first_failure(num, None)
 
 
 def run_all(first, num):

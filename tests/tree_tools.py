@@ -7,8 +7,8 @@ PAGE, WINDOW = 4, 10
 DEVICE, HOST = Tier.DEVICE, Tier.HOST
 
 
-def make_tree(*, window=WINDOW, page_size=PAGE):
-    return RadixTree(page_size, (Full(), Swa(window)) if window else (Full(),))
+def make_tree(*, window=WINDOW, page_size=PAGE, **options):
+    return RadixTree(page_size, (Full(), Swa(window)) if window else (Full(),), **options)
 
 
 def tokens(*pages):
