@@ -36,6 +36,7 @@ class Buffers:
         self._free: list[bytearray] = []
 
     def join(self, pages: Sequence[memoryview]) -> bytearray:
+        """The bytes of the pages one after the other; the caller's until give_back()."""
         num_bytes, end = sum(page.nbytes for page in pages), 0
         data = self._free.pop() if self._free else bytearray(num_bytes)
         if len(data) != num_bytes:  # the last one is shorter

@@ -14,7 +14,7 @@ from .remote_call import EngineError, Patience
 from .resp import MAX_VALUE_BYTES, WRONG_LENGTH, Link, LinkError, Refusal, Reply, command
 
 CHECKSUM_BYTES = 16
-WAITING_BYTES = 4 << 20  # of values that are unanswered when the next are asked for or sent
+WAITING_BYTES = 8 << 20  # of values that go out at once, and are unanswered when the next do
 NUM_SHORT = 512  # commands without a value, likewise
 NUM_PROBES = 16  # keys that are asked for at open: one node of a cluster does not have them all
 _WRONG_VALUE = (WRONG_LENGTH, "WRONGTYPE")
@@ -25,7 +25,7 @@ class RedisStore(RemoteStore):
     hicache:1:<namespace digest>:<pool>:<key>, both in hex. Needs no package; one server or primary
     with its replicas, no cluster mode.
 
-    A batch is one pipeline on one of at most `num_links` connections, with a few MiB in flight.
+    A batch is one pipeline on one of at most `num_links` connections, with 16 MiB in flight at most.
     Written with SET NX: the first value stays. Nothing expires; what the server evicts is a miss,
     so give it `maxmemory` and an `allkeys` policy. A page that fails its checksum is unlinked.
     """
@@ -114,14 +114,14 @@ class RedisStore(RemoteStore):
         refusals: list[Refusal] = []
         items = _items(parts)
 
+        num_at_once = _num_waiting(parts)
+
         def commands() -> Iterator[tuple[int, list[bytes | memoryview]]]:
-            for part, i in items:
+            for first in range(0, len(items), num_at_once):
                 if refusals:
                     return  # the server is full, or a replica: it will not take the others either
-                name, page = self._name(part, i), part.pages[i]
-                num_bytes = len(page) + CHECKSUM_BYTES
-                head = b"*4\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(name), name, num_bytes)
-                yield 1, [head, page, page_checksum(part.keys[i], page), b"\r\n$2\r\nNX\r\n"]
+                some = items[first : first + num_at_once]
+                yield len(some), [words for item in some for words in self._set(*item)]
 
         def take(position: int) -> None:
             answer = link.reply()
@@ -133,14 +133,24 @@ class RedisStore(RemoteStore):
             part, i = items[position]
             part.results[i] = True
             part.are_new[i] = answer is not None  # else there is one already
-            if part.are_new[i]:
-                self._count("num_written_pages")
-                self._count("written_bytes", part.pool.page_bytes)
-                self._count("num_pages")
 
-        with self._links.link(patience) as link:
-            _pipeline(link, commands(), _num_waiting(parts), take)
+        try:
+            with self._links.link(patience) as link:
+                _pipeline(link, commands(), num_at_once, take)
+        finally:
+            for part in parts:
+                num_new = sum(part.are_new)
+                self._count("num_written_pages", num_new)
+                self._count("written_bytes", num_new * part.pool.page_bytes)
+                self._count("num_pages", num_new)
         self._note(refusals)  # and no more: a full server, or a replica, is still read from
+
+    def _set(self, part: RemotePart, i: int) -> list[bytes | memoryview]:
+        """The page as it lies, between what makes a command of it."""
+        name, page = self._name(part, i), part.pages[i]
+        num_bytes = len(page) + CHECKSUM_BYTES
+        head = b"*4\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(name), name, num_bytes)
+        return [head, page, page_checksum(part.keys[i], page) + b"\r\n$2\r\nNX\r\n"]
 
     def _remove(self, pool: RemotePool, keys: Sequence[bytes], patience: Patience) -> int:
         with self._links.link(patience) as link:
