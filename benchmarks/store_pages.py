@@ -6,7 +6,7 @@ import random
 from hicache_ext.storage import PageStore, StoreNamespace
 
 # Whether it is the short form -> {page bytes: number of pages}
-SHAPES = {False: {256 << 10: 2000, 1 << 20: 500}, True: {64 << 10: 16}}
+SHAPES = {False: {256 << 10: 4000, 1 << 20: 1000}, True: {64 << 10: 16}}
 
 
 class Pages:

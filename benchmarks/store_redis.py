@@ -106,7 +106,8 @@ def add_rows(table: Table, quick: bool) -> None:
             address = RedisServer(port=server.port)
             plain = [PlainRedis(server.port, pages, depth) for depth in PIPELINES]
             plain.append(PlainSocket(server.port, pages, max(PIPELINES)))
-            with closing(RedisStore(address, pages.namespaces, pages.sizes)) as store:
+            store = RedisStore(address, pages.namespaces, pages.sizes, timeout_s=60.0)
+            with closing(store):
                 _compare(table, pages, store, plain, 1 if quick else 7)
 
 

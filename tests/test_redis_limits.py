@@ -49,6 +49,27 @@ def test_cancel_ends_a_call_that_waits(server) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_server_that_does_not_read_ends_a_write_at_its_limit(server, is_cancelled: bool) -> None:
+    """What the sockets do not take waits in the kernel."""
+    store, go_on = open_store(server, timeout_s=LONG_S), threading.Event()
+    limit = Limit() if is_cancelled else Limit(0.3)
+
+    def reads_no_more(words: list[bytes]) -> bytes:
+        limit.cancel() if is_cancelled else None
+        go_on.wait(LONG_S)
+        return b""
+
+    server.script = reads_no_more
+    page = memoryview(bytes(PAGE_BYTES["full"]))
+    keys = [key_of(n) for n in range((32 << 20) // page.nbytes)]
+    begin = time.monotonic()
+    assert store.write_from("full", keys, [page] * len(keys), limit) == [False] * len(keys)
+    assert time.monotonic() - begin < PATIENCE_S and store.stats()["num_late_calls"] == 1
+    go_on.set()
+    store.close()
+
+
 def test_what_came_in_time_is_kept(server, store: RedisStore) -> None:
     spoil(server, 2, lambda right: right[:1000])
     buffers = [bytearray(PAGE_BYTES["full"]) for _ in NUMBERS]

@@ -25,7 +25,7 @@ class RedisStore(RemoteStore):
     hicache:1:<namespace digest>:<pool>:<key>, both in hex. Needs no package; one server or primary
     with its replicas, no cluster mode.
 
-    A batch is one pipeline on one of at most `num_links` connections, with 16 MiB in flight at most.
+    A batch is one pipeline on one of at most `num_links` connections, with up to 16 MiB in flight.
     Written with SET NX: the first value stays. Nothing expires; what the server evicts is a miss,
     so give it `maxmemory` and an `allkeys` policy. A page that fails its checksum is unlinked.
     """

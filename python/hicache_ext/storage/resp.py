@@ -7,10 +7,11 @@ recvmsg_into puts it where it belongs, with the few bytes that follow it in a sm
 import select
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .remote_call import EngineError, Patience
+from .remote_call import SLICE_S, EngineError, Patience
 
 IOV_MAX = 1024
 AHEAD_BYTES = 16 << 10  # of short replies that are read at once; no line is longer
@@ -51,7 +52,6 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         """Owns `sock` from now on, connected; a TLS socket will do."""
-        sock.setblocking(False)
         self.patience = Patience(None, 0.0)
         self._sock = sock
         self._poll = select.poll()
@@ -59,6 +59,12 @@ class Link:
         self._ahead_view = memoryview(self._ahead)
         self._begin = self._end = 0
         self._is_tls = isinstance(sock, ssl.SSLSocket)  # which has neither of the two calls
+        sock.setblocking(not self._is_tls)
+        if not self._is_tls:
+            # While the kernel itself waits for room it goes on as soon as there is any; poll()
+            # comes back when a third of the buffer is empty.
+            slice_ = struct.pack("ll", 0, int(1e6 * SLICE_S))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, slice_)
 
     def close(self) -> None:
         self._sock.close()
@@ -166,7 +172,7 @@ class Link:
     def _receive_some(self, views: list[memoryview]) -> int:
         if self._is_tls:
             return self._sock.recv_into(views[0])
-        return self._sock.recvmsg_into(views)[0]
+        return self._sock.recvmsg_into(views, 0, socket.MSG_DONTWAIT)[0]
 
     def _retry(
         self, call: Callable[[list[memoryview]], int], views: list[memoryview], event: int
