@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv and builds; a second run only does what changed.
-#   make demo  test  test-long  fuzz  sim  sim-long  lint  build  sanitize  coverage  bench-NAME  nsys  gpu  clean
+#   make demo  test  test-long  fuzz  fuzz-store  sim  sim-long  lint  build  sanitize  coverage  bench-NAME  nsys  gpu  clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ FORMATTED = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := build
-.PHONY: demo test test-long fuzz sim sim-long sanitize coverage lint build nsys need-nsys gpu clean FORCE
+.PHONY: demo test test-long fuzz fuzz-store sim sim-long sanitize coverage lint build nsys need-nsys gpu clean FORCE
 
 demo: build $(VENV)/.stamp-demo
 	$(BIN)/hicache demo
@@ -37,6 +37,10 @@ sim-long: build
 NUM ?= 2000
 fuzz: build
 	PYTHONPATH=tests $(BIN)/python -m tree_seeds $(or $(SEED),--num $(NUM))
+
+# Anything in a store's folder, for ten minutes or SECONDS=n, under ASan and UBSan; SEED=n as before.
+fuzz-store: build
+	PYTHONPATH=tests $(BIN)/python -m store_fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 # The C++ tests under ASan, UBSan and TSan.
 sanitize: build

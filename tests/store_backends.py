@@ -1,6 +1,7 @@
 """The backends of the conformance suite, and pages by number. A new backend is one entry here."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from secrets import token_hex
 
@@ -27,33 +28,40 @@ NAMESPACES = {
 }
 
 
-def make_memory(tmp_path) -> PageStore:
-    return MemoryStore(PAGE_BYTES)
+Sizes = Mapping[str, int]
 
 
-def make_segment(tmp_path) -> PageStore:
-    return SegmentStore(tmp_path / "store", NAMESPACES, PAGE_BYTES)
+def named(sizes: Sizes) -> dict[str, StoreNamespace]:
+    return {pool: NAMESPACES[pool] for pool in sizes}
 
 
-def make_faultless(tmp_path) -> PageStore:
-    return FaultyStore(MemoryStore(PAGE_BYTES))
+def make_memory(tmp_path, sizes: Sizes = PAGE_BYTES) -> PageStore:
+    return MemoryStore(sizes)
 
 
-def make_fallback(tmp_path) -> PageStore:
-    return FallbackStore([MemoryStore(PAGE_BYTES), make_segment(tmp_path)])
+def make_segment(tmp_path, sizes: Sizes = PAGE_BYTES) -> PageStore:
+    return SegmentStore(tmp_path / "store", named(sizes), sizes)
 
 
-def make_redis(tmp_path) -> PageStore:
+def make_faultless(tmp_path, sizes: Sizes = PAGE_BYTES) -> PageStore:
+    return FaultyStore(MemoryStore(sizes))
+
+
+def make_fallback(tmp_path, sizes: Sizes = PAGE_BYTES) -> PageStore:
+    return FallbackStore([MemoryStore(sizes), make_segment(tmp_path, sizes)])
+
+
+def make_redis(tmp_path, sizes: Sizes = PAGE_BYTES) -> PageStore:
     url = f"redis://127.0.0.1:{shared_valkey().port}"
-    store = RedisStore(url, NAMESPACES, PAGE_BYTES)
+    store = RedisStore(url, named(sizes), sizes)
     store.clear()
     return store
 
 
-def make_mooncake(tmp_path) -> PageStore:
+def make_mooncake(tmp_path, sizes: Sizes = PAGE_BYTES) -> PageStore:
     # Of the shared cluster a namespace that no other test knows.
-    own = {pool: replace(space, revision=token_hex()) for pool, space in NAMESPACES.items()}
-    return MooncakeStore(shared_client(), own, PAGE_BYTES)
+    own = {pool: replace(space, revision=token_hex()) for pool, space in named(sizes).items()}
+    return MooncakeStore(shared_client(), own, sizes)
 
 
 def open_bucket(port: int, secret: str = S3_SECRET, bucket: str = BUCKET, **options):
@@ -62,10 +70,10 @@ def open_bucket(port: int, secret: str = S3_SECRET, bucket: str = BUCKET, **opti
     return open_s3(bucket, endpoint=endpoint, **keys, **options)
 
 
-def make_objects(tmp_path) -> PageStore:
+def make_objects(tmp_path, sizes: Sizes = PAGE_BYTES) -> PageStore:
     bucket = open_bucket(shared_s3().port)
     prefix = tmp_path.name  # nobody else's
-    return ObjectStore(bucket, NAMESPACES, PAGE_BYTES, prefix=prefix, object_bytes=20_000)
+    return ObjectStore(bucket, named(sizes), sizes, prefix=prefix, object_bytes=20_000)
 
 
 MAKERS = {

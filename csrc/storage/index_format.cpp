@@ -40,7 +40,9 @@ uint64_t check_of(const Record& record, const IndexHeader& header, uint64_t posi
 bool is_valid(const Record& record, const IndexHeader& header, uint64_t position) {
   const bool is_known = record.kind == RecordKind::kPage || record.kind == RecordKind::kTombstone ||
                         record.kind == RecordKind::kCleared;
-  return is_known && record.check == check_of(record, header, position);
+  const uint64_t first = record.kind == RecordKind::kPage ? 1 : 0;
+  return is_known && record.generation >= first && record.generation <= kLastGeneration &&
+         record.check == check_of(record, header, position);
 }
 
 // Keys are digests, but callers may give what they like: all bytes take part.

@@ -35,12 +35,14 @@ struct Record {
   RecordKind kind;
   uint32_t slot;
   uint64_t shard;
-  uint64_t generation;  // of the page; grows with every page of a shard
+  uint64_t generation;  // of the page; grows with every page of a shard; from 1 on
   PageKey key;
   Checksum checksum;
   uint64_t check;
 };
 static_assert(sizeof(Record) == 80);
+// They begin at the time in nanoseconds: none gets there, and the next one is never 0.
+inline constexpr uint64_t kLastGeneration = uint64_t{1} << 63;
 
 struct IndexHeader {
   std::array<char, 8> magic;
