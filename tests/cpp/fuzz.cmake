@@ -1,0 +1,13 @@
+# With -DHICACHE_FUZZ=ON all code tells where it goes; clang's fuzzer, or the one in fuzz_main.cpp.
+option(HICACHE_FUZZ "instrument the code for fuzz_store" OFF)
+if(HICACHE_FUZZ)
+  add_executable(fuzz_store EXCLUDE_FROM_ALL tests/cpp/fuzz_store.cpp)
+  target_link_libraries(fuzz_store PRIVATE hicache_core)
+  if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+    target_compile_options(hicache_core PUBLIC -fsanitize=fuzzer-no-link)
+    target_link_options(fuzz_store PRIVATE -fsanitize=fuzzer)
+  else()
+    target_compile_options(hicache_core PRIVATE -fsanitize-coverage=trace-pc)
+    target_sources(fuzz_store PRIVATE tests/cpp/fuzz_main.cpp)
+  endif()
+endif()
