@@ -39,6 +39,35 @@ def test_silence_ends_at_the_limit_and_no_buffer_is_touched_after(server) -> Non
     store.close()
 
 
+def test_a_buffer_cannot_be_freed_while_its_page_is_on_its_way(server) -> None:
+    store = open_store(server, timeout_s=LONG_S)
+    assert all(put(store, NUMBERS))
+    buffer, asked, go_on = bytearray(PAGE_BYTES["full"]), threading.Event(), threading.Event()
+
+    def late(words: list[bytes]) -> bytes | None:
+        if words[0] == b"GET":
+            asked.set()
+            go_on.wait(LONG_S)
+        return server.answer(words)
+
+    server.script = late
+    found: list[bool] = []
+    view = memoryview(buffer)
+    call = threading.Thread(
+        target=lambda: found.extend(store.read_into("full", [key_of(0)], [view]))
+    )
+    call.start()
+    assert asked.wait(LONG_S)
+    view.release()  # the caller's own; the call has another
+    with pytest.raises(BufferError):
+        buffer.clear()
+    go_on.set()
+    call.join(LONG_S)
+    assert found == [True] and buffer == page_of(0)
+    buffer.clear()
+    store.close()
+
+
 def test_cancel_ends_a_call_that_waits(server) -> None:
     store, limit = open_store(server, timeout_s=LONG_S), Limit()
     server.script = lambda words: limit.cancel() or b""  # type: ignore[func-returns-value]

@@ -2,10 +2,12 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from store_tools import (
+    HEADER_BYTES,
     PAGE_BYTES,
     SLOT_BYTES,
     files,
@@ -15,12 +17,15 @@ from store_tools import (
     key_of,
     only,
     open_store,
+    overwrite,
     page_of,
     put,
     slot_of,
     start,
 )
 from waiting import PATIENCE_S
+
+from hicache_ext import _C
 
 NUM_KEYS = 200
 WRITE_FOR_EVER = """
@@ -237,3 +242,51 @@ def test_misaligned_buffers(root: Path) -> None:
     assert store.read_into("full", keys, views) == [True] * 3
     assert arena == expected, "wrote beside the pages"
     assert slot_of(root, 1) == (only(root, "pages"), SLOT_BYTES)
+
+
+@pytest.mark.parametrize("call", ["read_into", "write_from"])
+def test_a_buffer_cannot_be_freed_while_a_call_has_it(root: Path, call: str) -> None:
+    """Not by releasing the view, nor by resizing what is behind it."""
+    buffers = [bytearray(page_of(i)) for i in range(2)]
+    views = [memoryview(buffer) for buffer in buffers]
+
+    class Pages(Sequence):
+        """The call has the first page when it asks for the second."""
+
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, i):
+            if i == 1:
+                with pytest.raises(BufferError):
+                    views[0].release()
+                with pytest.raises(BufferError):
+                    buffers[0].clear()
+            return views[i]
+
+    store = open_store(root)
+    assert put(store, [0, 1]) == [True, True]
+    assert getattr(store, call)("full", [key_of(0), key_of(1)], Pages()) == [True, True]
+    assert buffers == [page_of(0), page_of(1)]
+    views[0].release()
+    buffers[0].clear()  # it is over
+    store.close()
+
+
+def test_an_index_from_the_future_is_left_alone(root: Path) -> None:
+    """A later version of its header, with the checksum that belongs to it: a miss, and another
+    shard is written."""
+    store = open_store(root)
+    assert put(store, [1]) == [True]
+    store.close()
+    index = only(root, "index")
+    header = bytearray(index.read_bytes()[:HEADER_BYTES])
+    header[8:12] = (99).to_bytes(4, "little")
+    header[80:88] = _C.xxh3_128_digest(bytes(header[:80]))[8:][::-1]
+    overwrite(index, 0, bytes(header))
+    content = index.read_bytes()
+    store = open_store(root)
+    assert get(store, 1) is None
+    assert put(store, [1, 2]) == [True, True] and get_all(store, [1, 2]) == [page_of(1), page_of(2)]
+    store.close()
+    assert index.read_bytes() == content and len(files(root, "index")) == 2

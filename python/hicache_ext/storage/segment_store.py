@@ -70,6 +70,7 @@ class SegmentStore(OneOfSeveral):
     ) -> "SegmentStore":
         """A store for host pools of these layouts: `model` and `revision` name the weights,
         `dtype` the numbers in the pages, `shard` this rank's part of the heads (StoreNamespace).
+        A page is one object, for ranks of this size alone: store_by_heads() cuts it for others.
         """
         namespaces = {
             name: StoreNamespace(
