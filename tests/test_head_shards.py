@@ -239,6 +239,13 @@ def test_a_page_is_there_if_all_pieces_are() -> None:
     assert store.remove("full", [key]) == 0 and store._inner.exists("p0", [key]) == [False]
 
 
+def test_a_page_of_which_a_piece_is_refused_is_refused() -> None:
+    store = PieceStore(MemoryStore({"p0": 2}), {"full": [Piece("p0", 0, 2), Piece("p1", 2, 2)]})
+    assert store.write_from("full", KEYS[:1], [memoryview(b"abcd")]) == [False]
+    assert store._inner.exists("p0", KEYS[:1]) == [True]
+    assert store.exists("full", KEYS[:1]) == [False]
+
+
 def test_pieces_store_keeps_the_rules_of_a_page_store() -> None:
     store = in_pieces((0, 2), (2, 2))
     assert store.exists("full", []) == store.exists("unknown", []) == []

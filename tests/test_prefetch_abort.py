@@ -119,6 +119,31 @@ def test_a_read_in_batches_ends_at_the_first_gap(num_pages: int, lost: int | Non
     assert asked == keys[: (arrived.num_full // num_batch_pages + 1) * num_batch_pages]
 
 
+@pytest.mark.parametrize(("num_window", "asked"), [(2, []), (4, [0, 1])])
+def test_of_a_window_no_page_is_read_that_has_no_full_page(num_window: int, asked: list) -> None:
+    """Page 2 of 4 is lost. A window that reaches back to the anchor is of use up to there."""
+    calls: dict[str, list[int]] = {"full": [], "swa": []}
+
+    class Page(int):
+        nbytes = 1
+
+    class Store:
+        def read_into(self, pool: str, keys: list[int], pages: list[Page], _: Limit) -> list[bool]:
+            calls[pool] += keys
+            return [(pool, key) != ("full", 2) for key in keys]
+
+    pool = SimpleNamespace(page_view=Page, spec=SimpleNamespace(page_bytes=1))
+    pools = SimpleNamespace(get=lambda tier, name: pool, sidecars_of=lambda name: [])
+    keys, windows = [0, 1, 2, 3], {"swa": num_window}
+    span = SimpleNamespace(
+        keys=keys, window_pages=windows, has_whole_windows=num_window == len(keys)
+    )
+    held = {"full": keys, "swa": keys[-num_window:]}
+    arrived = read_span(Store(), span, pools, held, Limit(), lambda: None)  # type: ignore[arg-type]
+    assert calls == {"full": keys, "swa": asked}
+    assert (arrived.num_full, arrived.num_window) == (2, {"swa": 2} if asked else {})
+
+
 def test_an_abort_while_the_reads_stop() -> None:
     """The deadline has passed, the last batch is under way, and then the client leaves."""
     ranks = Ranks(2, make_io=ManualIo, prefetch=PrefetchRules(PrefetchPolicy.BEST_EFFORT))
