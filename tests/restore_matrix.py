@@ -42,9 +42,23 @@ from hicache_ext.tier import Tier
 from hicache_ext.tree.key import pack_tokens
 
 HERE = Path(__file__).parent
-SLOW_S = 0.4  # of each call of a slow store: FULL pages and window are two
+SLOW_S = 0.4  # of each call of a slow store, unless it is told to stop
+
 PATIENCE_S = 60.0
 QUESTION = 3  # tokens: they fill no page
+
+
+def slow_after_a_call(store: FaultyStore) -> None:
+    """The read that comes next is fast: what it is asked for has arrived, and nothing else."""
+    read_into = store.inner.read_into
+
+    def read_once(*args: Any) -> list[bool]:
+        store.inner.read_into = read_into
+        found = read_into(*args)
+        store.faults.delay_s = SLOW_S
+        return found
+
+    store.inner.read_into = read_once
 
 
 @dataclass(frozen=True)
@@ -176,10 +190,11 @@ class Matrix:
         with run.pages:
             cache, op_id = run.pages.cache, self.begin(run)
             if self.is_unlucky:
-                run.pages.store.faults.delay_s = SLOW_S
+                slow_after_a_call(run.pages.store)
             while cache._prefetches[op_id].phase != Phase.READ:
                 cache.tick()
-            time.sleep(SLOW_S / 2)  # the first batch is under way
+            while self.is_unlucky and not run.pages.store.faults.delay_s:
+                time.sleep(0.001)
             while not cache.poll(op_id):
                 cache.tick()
             self.live_on_that(f"{policy.value} late", run, op_id)

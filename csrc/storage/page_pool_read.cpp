@@ -94,22 +94,31 @@ bool PagePool::end(Reading& reading) {
 bool PagePool::drop_damaged(std::span<const PageEntry> damaged, std::span<const int> errors) {
   const std::lock_guard append(append_mutex_);
   std::vector<uint64_t> shards;
+  const auto find_again = [&](size_t i) {
+    const auto shard = shards_.find(shards[i]);
+    if (shard == shards_.end()) return kNoPage;
+    return find_at(damaged[i].key, *shard->second, damaged[i].generation);
+  };
+  bool is_any_there = false;
   {
     const std::lock_guard table(table_mutex_);
     for (const PageEntry& entry : damaged) {
       const Shard* shard = numbered_[entry.shard];
       shards.push_back(shard == nullptr ? 0 : shard->name);
     }
+    follow();
+    for (size_t i = 0; i < damaged.size(); ++i)
+      is_any_there |= !is_passing(errors[i]) && find_again(i) != kNoPage;
   }
-  if (const int error = acquire(); error < 0) fail(-error);
+  // A shard is taken for a tombstone alone: a process that only reads has none.
+  if (is_any_there)
+    if (const int error = acquire(); error < 0) fail(-error);
   bool is_any_dropped = false;
   {
     const std::lock_guard table(table_mutex_);
     follow();
     for (size_t i = 0; i < damaged.size(); ++i) {
-      const auto shard = shards_.find(shards[i]);
-      if (shard == shards_.end()) continue;
-      const PageId id = find_at(damaged[i].key, *shard->second, damaged[i].generation);
+      const PageId id = find_again(i);
       if (id == kNoPage) continue;
       ++(errors[i] != 0 ? stats_.num_read_errors : stats_.num_corrupt_pages);
       if (is_passing(errors[i])) continue;

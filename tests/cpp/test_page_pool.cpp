@@ -4,7 +4,6 @@
 #include <set>
 #include <thread>
 
-#include "hicache/storage/shard_writer.h"
 #include "store_cases.h"
 
 namespace {
@@ -245,31 +244,9 @@ void test_several_pools_are_one_submission() {
   EXPECT(engine.sizes.size() == 2 && flags[2][3] && !are_new[2][3]);  // nothing to do
 }
 
-// A page of generation 0 was forgotten by its shard, and found when the shard was another's.
-void test_a_record_that_no_writer_makes(uint64_t generation) {
-  const Folder folder;
-  Files files;
-  PlainEngine engine(files);
-  std::filesystem::create_directory(folder.path / "shard-00000000000000aa");
-  std::unique_ptr<ShardWriter> writer;
-  File dir = open_dir(files, folder.path / "shard-00000000000000aa");
-  EXPECT(ShardWriter::take(files, std::move(dir), 0xaa, &writer) == 0);
-  const Record record = make_record(RecordKind::kPage, 0xaa, 0, generation, key_of(1));
-  EXPECT(writer->rewrite(config_of().format, 16 * kPageSize, {record}) == 0);
-  writer.reset();
-  {
-    PagePool pool(files, engine, open_dir(files, folder.path), config_of());
-    EXPECT(all(put(pool, {2})) && !get(pool, {1})[0]);
-  }
-  PagePool pool(files, engine, open_dir(files, folder.path), config_of());
-  EXPECT(all(get(pool, {2})) && all(put(pool, {1})) && all(get(pool, {1})));
-}
-
 }  // namespace
 
 int main() {
-  test_a_record_that_no_writer_makes(0);
-  test_a_record_that_no_writer_makes(UINT64_MAX);
   test_several_pools_are_one_submission();
   test_threads();
   test_against_a_set();
