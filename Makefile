@@ -63,7 +63,7 @@ lint: build
 	$(BIN)/mypy
 
 bench-%: build
-	$(BIN)/python -m benchmarks.bench_$* --out out/bench
+	$(BIN)/python -m benchmarks.bench_$* --out out/bench $(ARGS)
 
 gpu: build
 	$(BIN)/python -m benchmarks.gpu $(ARGS)

@@ -9,12 +9,19 @@ from hicache_ext import _C
 
 
 def fio_s(
-    path: Path, op: _C.IoOp, *, page_bytes: int, num_pages: int, depth: int, is_random: bool = True
+    path: Path,
+    op: _C.IoOp,
+    *,
+    page_bytes: int,
+    num_pages: int,
+    depth: int,
+    is_random: bool = True,
+    num_per_sync: int = 0,
 ) -> float:
     """Seconds that fio takes for as many pages of the file, anywhere in it or from its start.
 
-    Registered file and buffers, and a sync at the end of writes. Of its own clock: fio needs about
-    a second to start and to end.
+    Registered file and buffers, and a sync at the end of writes, with `num_per_sync` also after as
+    many pages. Of its own clock: fio needs about a second to start and to end.
     """
     if shutil.which("fio") is None:
         raise SystemExit("fio is needed as the yardstick: sudo apt-get install fio")
@@ -36,6 +43,7 @@ def fio_s(
         "norandommap": 1,
         "invalidate": 1,
         "end_fsync": 0 if is_read else 1,
+        "fdatasync": num_per_sync,
         "output-format": "json",
     }
     command = ["fio", *(f"--{name}={value}" for name, value in options.items())]

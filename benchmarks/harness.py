@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -204,9 +204,13 @@ def machine() -> dict[str, object]:
     return {"cpu": model, "num_cores": cores, "python": platform.python_version()}
 
 
-def parse_args(description: str | None) -> argparse.Namespace:
-    """The two options that every benchmark has: `quick` (bool) and `out` (a folder, or None)."""
+def parse_args(description: str | None, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """The two options that every benchmark has: `quick` (bool) and `out` (a folder, or None). One
+    of `parts` also has `only` (some of them; by default all).
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small sizes, to test the benchmark")
     parser.add_argument("--out", type=Path, help="also write a JSON file and a PNG here")
+    if parts:
+        parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     return parser.parse_args()

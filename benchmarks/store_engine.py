@@ -18,7 +18,7 @@ from benchmarks.fio import fio_s
 from benchmarks.harness import Row, Sample, Table, interleaved, parse_args, timed
 from hicache_ext import _C
 
-DEPTH_BYTES = 8 << 20  # in flight: the engine's default
+DEPTH_BYTES = 16 << 20  # in flight: the engine's default
 CALL_BYTES = 1 << 20  # up to which it joins neighbours
 BATCH_BYTES = 1 << 30  # of one call: a host pool of this size is what pages are moved into
 # Whether it is the short form -> {page bytes: number of pages}
@@ -66,14 +66,23 @@ class Slots:
         if op is _C.IoOp.WRITE:
             assert self.engines[engine].sync(self.file) == 0
 
-    def fio(self, op: _C.IoOp, *, is_random: bool) -> float:
+    def fio(
+        self,
+        op: _C.IoOp,
+        *,
+        is_random: bool,
+        depth_bytes: int = DEPTH_BYTES,
+        num_per_sync: int = 0,
+    ) -> float:
+        """Seconds for as many pages as the file is meant for."""
         return fio_s(
             self.path,
             op,
             page_bytes=self.page_bytes,
             num_pages=self.num_pages,
-            depth=DEPTH_BYTES // self.page_bytes,
+            depth=depth_bytes // self.page_bytes,
             is_random=is_random,
+            num_per_sync=num_per_sync,
         )
 
     def close(self) -> None:

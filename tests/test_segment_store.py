@@ -72,7 +72,7 @@ def test_known_answer_pins_the_format(root: Path) -> None:
     shard = int(index.parent.name.removeprefix("shard-"), 16)
     content = index.read_bytes()
     owner = hashlib.sha256(f"full/{BASE.digest()}".encode()).digest()
-    header = struct.pack("<8sIIQQQQ32s", b"HICSHARD", 3, 80, 16, 256 << 20, shard, 1, owner)
+    header = struct.pack("<8sIIQQQQ32s", b"HICSHARD", 3, 80, 16, 1 << 30, shard, 1, owner)
     header += xxh3_128_digest(header)[:-9:-1]  # its low half, little endian
     assert content[:HEADER_BYTES] == header
     seed = int.from_bytes(header[-8:], "little")

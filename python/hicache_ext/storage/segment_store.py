@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a store needs neither numpy nor torch
 
     _Part = tuple[_C.PagePool, Sequence[bytes], Sequence[memoryview]]
 
-SEGMENT_BYTES = 256 << 20
+SEGMENT_BYTES = 1 << 30
 SLOT_ALIGN_BYTES = 4096
 _NO_QUOTA = 2**64 - 1
 

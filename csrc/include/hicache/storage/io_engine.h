@@ -55,9 +55,9 @@ enum class IoPath : uint8_t {
 
 struct IoConfig {
   IoPath path = IoPath::kAuto;
-  uint64_t max_in_flight_bytes = 8u << 20;  // over all callers; a larger call goes alone
-  uint64_t max_call_bytes = 1u << 20;       // neighbours are joined up to it, the rest is cut
-  int num_threads = 8;                      // of kThreads; started with the first batch
+  uint64_t max_in_flight_bytes = 16u << 20;  // over all callers; a larger call goes alone
+  uint64_t max_call_bytes = 1u << 20;        // neighbours are joined up to it, the rest is cut
+  int num_threads = 8;                       // of kThreads; started with the first batch
   IoFault fault;
 };
 

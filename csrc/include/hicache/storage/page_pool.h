@@ -33,7 +33,7 @@ enum class Durability {
 struct PoolConfig {
   PageFormat format;
   Durability durability = Durability::kNone;
-  uint64_t segment_bytes = 256u << 20;
+  uint64_t segment_bytes = 1u << 30;
   uint64_t max_bytes = UINT64_MAX;  // of the segments of the shard that this process writes
   uint64_t slack_records = 1024;    // an index is rewritten with so many more than twice what lives
 };
