@@ -107,7 +107,7 @@ def test_explain_tells_of_backups_and_of_retraction(make_rank):
     told = cache.explain("r").lines()
     assert told[-2:] == [
         f"backup {op_id}, for 1 requests, of 4 full pages, 4 swa pages: committed",
-        "new in L3: 4 swa pages, 4 full pages",
+        "new in L3: 4 full pages, 4 swa pages",
     ]
     parked = cache.park(match, 16, match.pages)
     assert cache.explain("r").lines()[-1] == "park of 4 full pages, 3 swa pages: in flight"
