@@ -11,9 +11,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -48,17 +48,19 @@ PATIENCE_S = 60.0
 QUESTION = 3  # tokens: they fill no page
 
 
-def slow_after_a_call(store: FaultyStore) -> None:
-    """The read that comes next is fast: what it is asked for has arrived, and nothing else."""
-    read_into = store.inner.read_into
+def first_call(store: FaultyStore, then_delay_s: float) -> Event:
+    """Set when the read that comes next has ended, which is fast; those behind it are not."""
+    read_into, has_ended = store.inner.read_into, Event()
 
     def read_once(*args: Any) -> list[bool]:
         store.inner.read_into = read_into
         found = read_into(*args)
-        store.faults.delay_s = SLOW_S
+        store.faults.delay_s = then_delay_s
+        has_ended.set()
         return found
 
     store.inner.read_into = read_once
+    return has_ended
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,10 @@ class Matrix:
         run = self.open(policy, timeout_s=0.0)
         with run.pages:
             cache, op_id = run.pages.cache, self.begin(run)
-            if self.is_unlucky:
-                slow_after_a_call(run.pages.store)
+            has_first_batch = first_call(run.pages.store, SLOW_S if self.is_unlucky else 0.0)
             while cache._prefetches[op_id].phase != Phase.READ:
                 cache.tick()
-            while self.is_unlucky and not run.pages.store.faults.delay_s:
-                time.sleep(0.001)
+            assert has_first_batch.wait(PATIENCE_S)  # on every rank: the first to poll stops all
             while not cache.poll(op_id):
                 cache.tick()
             self.live_on_that(f"{policy.value} late", run, op_id)
