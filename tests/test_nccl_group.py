@@ -1,12 +1,12 @@
 """NcclGroup on an emulated GPU: its start, graphs, errors. Its ticks: test_group_conformance.py."""
 
 import gc
-import time
 
 import numpy as np
 import pytest
 from nccl_world import SCHEMA, Records, World, in_threads
 from torch.distributed import HashStore
+from waiting import wait_for
 
 from hicache_ext.agreement import (
     NcclGroup,
@@ -207,8 +207,7 @@ def test_memory_of_a_graph_that_may_run_is_not_freed(world):
     group = NcclGroup(SCHEMA, world.nccl.lend()[0], **place)
     launch = captured(world, group, place["stream"], Records(world.cuda))
     group.replay(lambda: None)  # on a stream that the group does not know, and not done
-    while world.cuda.num_pending:  # the group's own stream is idle
-        time.sleep(0.001)
+    wait_for(lambda: not world.cuda.num_pending)  # the group's own stream is idle
     world.cuda.take_calls()
     group.close()
     assert not any(call.startswith("free") for call in world.cuda.take_calls())

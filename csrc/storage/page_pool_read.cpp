@@ -116,7 +116,7 @@ bool PagePool::drop_damaged(std::span<const PageEntry> damaged, std::span<const 
   bool is_any_dropped = false;
   {
     const std::lock_guard table(table_mutex_);
-    follow();
+    follow();  // again: a shard that acquire() could not take was forgotten, pages and all
     for (size_t i = 0; i < damaged.size(); ++i) {
       const PageId id = find_again(i);
       if (id == kNoPage) continue;

@@ -14,7 +14,7 @@ from .mooncake_codes import OWN_STATS, Code
 from .mooncake_run import EngineRun
 from .namespace import StoreNamespace
 from .protocol import Capabilities
-from .remote import RemotePart, RemotePool, RemoteStore
+from .remote import RemotePart, RemotePool, RemoteStore, dealt
 from .remote_call import EngineError, Patience
 
 logger = logging.getLogger(__name__)
@@ -68,11 +68,8 @@ class MooncakeStore(RemoteStore):
     def _exists(self, parts: Sequence[RemotePart], patience: Patience) -> None:
         names = [name for part in parts for name in _names(part.pool, part.keys)]
         codes = self._ask(self._engine.batch_is_exist, names, patience)
-        at = 0
-        for part in parts:
-            end = at + len(part.keys)
-            part.results[:] = [code == 1 for code in codes[at:end]]
-            at = end
+        for part, told in zip(parts, dealt(parts, codes), strict=True):
+            part.results[:] = [code == 1 for code in told]
 
     def _read(self, parts: Sequence[RemotePart], patience: Patience) -> None:
         batch = self._batch(parts)

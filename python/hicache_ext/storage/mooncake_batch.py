@@ -13,7 +13,7 @@ from ..keys import page_checksum
 from .lanes import Lane
 from .mooncake_client import CHUNK_BYTES, CHUNK_PAGES, TRAILER_BYTES, MooncakeClient
 from .mooncake_codes import Code, counter_of
-from .remote import RemotePart
+from .remote import RemotePart, dealt
 from .remote_call import Patience
 
 # Of time that is left: a quarter of what a slow network moves, so that four calls fit in.
@@ -46,11 +46,9 @@ class PageBatch:
 
     def tell(self, parts: Sequence[RemotePart]) -> None:
         """Fills in what is known by now; `parts` are those that it was made of."""
-        at = 0
-        for part in parts:
-            end = at + len(part.keys)
-            part.results[:], part.are_new[:] = self.results[at:end], self.are_new[at:end]
-            at = end
+        each = zip(parts, dealt(parts, self.results), dealt(parts, self.are_new), strict=True)
+        for part, results, are_new in each:
+            part.results[:], part.are_new[:] = results, are_new
 
     def repeats(self) -> Iterator[tuple[int, int]]:
         """(first position of the object, a later one) of every one that is there again."""

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..errors import StorageError, StoreTimeout
 from .breaker import BreakerState, CircuitBreaker, Verdict
@@ -21,6 +22,8 @@ from .protocol import (
 )
 from .remote_call import CallOver, EngineError, Patience
 from .several import OneOfSeveral, PageWrite, PoolBatch, fates_of, part_of
+
+_T = TypeVar("_T")
 
 _STATS = (
     *STAT_NAMES,
@@ -59,6 +62,14 @@ class RemotePart:
         num_keys = len(batch.keys)
         pages = [page.cast("B") for page in batch.pages]
         return cls(pool, batch.keys, pages, [False] * num_keys, [False] * num_keys)
+
+
+def dealt(parts: Sequence[RemotePart], values: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """The values of each part, where those of all keys stand one after the other."""
+    end = 0
+    for part in parts:
+        start, end = end, end + len(part.keys)
+        yield values[start:end]
 
 
 _UNKNOWN = RemotePool("", "", 0)

@@ -4,7 +4,7 @@ A store may have the calls of SeveralPools. The functions here are for any PageS
 that has not are made pool by pool.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -36,14 +36,17 @@ class SeveralPools(Protocol):
     error of the engine is False; a misuse of one batch is a StorageError of the whole call.
     """
 
+    @abstractmethod
     def exists_many(
         self, batches: Sequence[PoolBatch], limit: Limit | None = None
     ) -> list[list[bool]]: ...
 
+    @abstractmethod
     def read_many(
         self, batches: Sequence[PoolBatch], limit: Limit | None = None
     ) -> list[list[bool]]: ...
 
+    @abstractmethod
     def write_many(
         self, batches: Sequence[PoolBatch], limit: Limit | None = None
     ) -> list[list[PageWrite]]:
@@ -51,7 +54,7 @@ class SeveralPools(Protocol):
         ...
 
 
-class OneOfSeveral(ABC):
+class OneOfSeveral(SeveralPools):
     """The calls about one pool, for a store that has those about several."""
 
     def exists(self, pool: str, keys: Sequence[bytes], limit: Limit | None = None) -> list[bool]:
@@ -75,21 +78,6 @@ class OneOfSeveral(ABC):
     ) -> list[bool]:
         (fates,) = self.write_many([PoolBatch(pool, keys, pages)], limit)
         return [fate is not PageWrite.REFUSED for fate in fates]
-
-    @abstractmethod
-    def exists_many(
-        self, batches: Sequence[PoolBatch], limit: Limit | None = None
-    ) -> list[list[bool]]: ...
-
-    @abstractmethod
-    def read_many(
-        self, batches: Sequence[PoolBatch], limit: Limit | None = None
-    ) -> list[list[bool]]: ...
-
-    @abstractmethod
-    def write_many(
-        self, batches: Sequence[PoolBatch], limit: Limit | None = None
-    ) -> list[list[PageWrite]]: ...
 
 
 def exists_many(
